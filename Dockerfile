@@ -1,0 +1,22 @@
+# embedmill on Ray's own image: for the nodes of a cluster, and for scheduled jobs.
+#   docker build -t embedmill:latest .
+#   docker build -t embedmill:latest-gpu --build-arg DEVICE=gpu .
+ARG DEVICE=cpu
+FROM rayproject/ray:2.60.0-py311-${DEVICE}
+
+# Plain torch brings CUDA. For a small CPU image name an index that has CPU builds:
+#   --build-arg PIP_ARGS="--extra-index-url URL"
+ARG PIP_ARGS=""
+
+COPY --chown=1000:100 . /home/ray/embedmill
+# Bounds of versions are pyproject.toml's; the base image fixes Ray and Python.
+# hadolint ignore=DL3013,SC2086
+RUN pip install --no-cache-dir ${PIP_ARGS} "/home/ray/embedmill[cluster]" \
+    && rm -rf /home/ray/embedmill
+
+# Ray and its jobs ask for a token, and call nobody.
+ENV RAY_AUTH_MODE=token \
+    RAY_USAGE_STATS_ENABLED=0
+USER 1000
+# No ENTRYPOINT: KubeRay and `ray up` give the command.
+CMD ["embedmill", "--help"]

@@ -1,0 +1,93 @@
+"""`run`: plan, encode what is missing, commit, clean up, report. The same command resumes.
+
+probe -> plan -> ranges -> freeze -> adopt finished units -> runner -> manifest -> gc -> report
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from jobs.interrupt import Interrupts
+from jobs.progress import Progress
+from jobs.ranges import freeze_ranges
+from pipeline.commit import adopt_all, commit_snapshot, overtaken
+from pipeline.gates import judge, measure
+from pipeline.gc import collect
+from pipeline.load import load_tokenizer
+from pipeline.plan import Planned, freeze, make_plan
+from pipeline.reuse import freeze_index
+from pipeline.run.log import RunLog
+from pipeline.run.receipt import Tally
+from pipeline.run.start import start
+from pipeline.run.summary import summarize
+from pipeline.snapshot import open_plans
+from pipeline.store import Store, open_store
+from schemas.errors import ConflictError
+from schemas.report import RunReport
+from schemas.spec import Spec
+
+
+def run(spec: Spec) -> RunReport:
+    """Brings the output up to date with the input; raises what went wrong, resumable."""
+    began = time.time()
+    store = open_store(spec.output.path)
+    log = RunLog(store, store.probe(spec.output.single_writer))
+    try:
+        planned = make_plan(spec, store)
+        with Interrupts(store, log.stop_name) as interrupts, overtaken(store, planned.plan):
+            return _run(spec, store, planned, log, interrupts, began)
+    except BaseException as error:
+        code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 70)
+        log.event("end", exit_code=code, error=type(error).__name__, what=str(error)[:1000])
+        raise
+    finally:
+        store.delete(log.stop_name)
+
+
+def _run(
+    spec: Spec, store: Store, planned: Planned, log: RunLog, interrupts: Interrupts, began: float
+) -> RunReport:
+    tally = Tally(spec.output.quality.fault_rate, spec.model.long_text != "reject")
+    # What an interrupted run left is removed once its generation is over: make that one then.
+    if planned.unchanged and not any(open_plans(store, planned.plan.generation)):
+        manifest = planned.base.manifest
+        collect(store, spec.output.keep_snapshots)
+        log.event("start", plan=manifest.plan, units=0, rows=0)
+        return _finish(store, log, summarize(log, planned, manifest, [], tally, began, []))
+    tokenizer = load_tokenizer(planned.plan)  # its faults are found before anything is written
+    planned = freeze_index(store, freeze_ranges(store, planned))
+    name = freeze(store, planned)
+    finished, missing = adopt_all(store, planned.plan, planned.units)
+    rows = sum(unit.rows for unit in missing)
+    log.event("start", plan=name, units=len(missing), rows=rows, tokenizer=tokenizer.way)
+    records = list(finished)
+    with Progress(rows) as progress:
+        for receipt in start(planned.plan, missing, log.stop_name, spec.run):
+            records.append(receipt.record)
+            tally.add(receipt)
+            progress.add(receipt)
+            log.event("progress", rows=tally.rows, tokens=tally.tokens)
+    if len(records) < len(planned.units):
+        interrupts.check()
+    figures = measure(planned.carried, records)
+    warnings = judge(spec.output.quality, figures, planned.plan.output)
+    for line in warnings:
+        print(f"embedmill: {line}", file=sys.stderr)
+    try:
+        manifest = commit_snapshot(store, planned, name, records)
+    except ConflictError:
+        collect(store, spec.output.keep_snapshots)  # another plan won: nobody will name our parts
+        raise
+    collect(store, spec.output.keep_snapshots)
+    facts = (log, planned, manifest, finished, tally, began, warnings)
+    return _finish(store, log, summarize(*facts))
+
+
+def _finish(store: Store, log: RunLog, report: RunReport) -> RunReport:
+    """Stores the report beside the snapshot."""
+    data = json.dumps(report.to_json(), indent=1).encode()
+    store.create(f"_embed/report/{log.run_id}.json", data)
+    log.event("end", exit_code=0)
+    return report

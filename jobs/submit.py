@@ -1,0 +1,236 @@
+"""`submit` and `stop`: the same run on a cluster, through Ray's Job API.
+
+What travels is our own code and the resolved spec, never the environment: credentials belong to the
+cluster's nodes. A job's id is its run's id, so `status OUT` names what `stop` takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+if "ray" not in sys.modules:  # it reads this when it is imported, and only then
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+import aiohttp
+import ray
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobSubmissionClient
+
+from jobs.travel import travelling, whole
+from pipeline.run.failures import unreachable
+from pipeline.run.log import RUN_ID, new_run_id
+from schemas.errors import EmbedmillError, Interrupted, SpecError, TryAgain
+from schemas.load import dump_spec
+from schemas.spec import Spec
+
+HOME = Path(__file__).resolve().parent.parent
+ENTRYPOINT = "python -m jobs run job.yaml --json"
+GRACE_SECONDS = 600  # for the units in flight of a stopped job, before Ray kills it
+PATIENCE_SECONDS = 60  # with a cluster that has just started
+QUIET = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env")
+for name in QUIET:  # what they upload and follow, nobody asked
+    logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+LOST = "the connection to the cluster was lost; the job goes on there"
+
+
+def submit(spec: Spec, address: str, *, wait: bool = True) -> tuple[dict[str, Any], int]:
+    """Runs the spec on a cluster; gives what `run --json` prints there, and its exit code.
+
+    Without `wait` gives {run_id, address, output} as soon as the cluster has the job. While waiting
+    the job's words go to stderr; the first Ctrl-C stops the job, a second one leaves it.
+    """
+    client = _connect(address)
+    run_id = new_run_id()
+    with tempfile.TemporaryDirectory(prefix="embedmill-") as folder:
+        _pack(spec, Path(folder))
+        runtime = {
+            "working_dir": folder,
+            "env_vars": {RUN_ID: run_id, "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_SECONDS)},
+        }
+        _send(client, run_id, runtime)
+    facts = {"run_id": run_id, "address": address, "output": whole(spec.output.path)}
+    print(f"embedmill: run {run_id} is submitted to {address}", file=sys.stderr)
+    if not wait:
+        return facts, 0
+    said, info, number = _follow(client, run_id)
+    if said is None:
+        raise _died(run_id, info, number)
+    return said, 128 + number if number and said["exit_code"] else said["exit_code"]
+
+
+def _send(client: JobSubmissionClient, run_id: str, runtime: dict[str, Any]) -> None:
+    began = time.monotonic()
+    while True:
+        try:
+            client.submit_job(entrypoint=ENTRYPOINT, submission_id=run_id, runtime_env=runtime)
+            return
+        except (OSError, RuntimeError, AuthenticationError) as error:
+            starting = "No available agent" in str(error)
+            if not starting or time.monotonic() - began > PATIENCE_SECONDS:
+                raise unreachable(client.get_address(), str(error)) from None
+            time.sleep(1)
+
+
+def stop(run_id: str, address: str) -> dict[str, Any]:
+    """Stops a submitted run and waits for its end; units in flight are finished first."""
+    client = _connect(address)
+    try:
+        client.stop_job(run_id)
+        while (info := client.get_job_info(run_id)).status not in ENDED:
+            time.sleep(1)
+    except RuntimeError as error:
+        if "404" not in str(error) and "not exist" not in str(error):
+            raise
+        what = f"{run_id}: the cluster at {address} has no such run; `status OUT` names those"
+        raise SpecError("NO_RUN", run_id, what) from None
+    return {"run_id": run_id, "status": str(info.status.value).lower()}
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    """A client of a cluster that has our Ray and asks strangers for a token."""
+    try:
+        client = JobSubmissionClient(address)
+    except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
+        raise unreachable(address, str(error)) from None
+    base = address.rstrip("/") if "://" in address else client.get_address()
+    if _status(f"{base}/api/version") == 200:
+        raise TryAgain(
+            "OPEN_CLUSTER",
+            address,
+            "takes jobs from anyone who reaches it",
+            "start it with RAY_AUTH_MODE=token; see docs/cluster.md",
+        )
+    theirs = client._do_request("GET", "/api/version").json()["ray_version"]
+    if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
+        what = f"runs Ray {theirs}, this machine has {ray.__version__}"
+        raise TryAgain("RAY_VERSION", address, what, "install the same on both")
+    return client
+
+
+def _status(url: str) -> int:
+    """What a stranger gets."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:  # the client got through, by a way that is not open to all
+        return 0
+
+
+def _pack(spec: Spec, folder: Path) -> None:
+    """Our code and the spec, as the working directory of all processes of the job."""
+    for name in ("schemas", "pipeline", "jobs"):
+        shutil.copytree(
+            HOME / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "data")
+        )
+    shutil.copy(HOME / "embedmill.py", folder)
+    (folder / "job.yaml").write_text(dump_spec(travelling(spec)), encoding="utf-8")
+
+
+def _follow(
+    client: JobSubmissionClient, run_id: str
+) -> tuple[dict[str, Any] | None, JobDetails, int]:
+    """(what the job's last line says, its details, the signal that stopped it or 0)."""
+    lines = _Lines()
+    number = 0
+    while True:
+        try:
+            with _signals_raise():
+                asyncio.run(_tail(client, run_id, lines))
+                while (info := client.get_job_info(run_id)).status not in ENDED:
+                    time.sleep(1)
+                return lines.said, info, number
+        except _Signal as signalled:
+            if number:
+                what = f"left run {run_id}, which is stopping"
+                error = Interrupted("INTERRUPTED", "", what, "the same command resumes")
+                error.exit_code = 128 + number
+                raise error from None
+            number = signalled.args[0]
+            print("embedmill: stopping the run; once more leaves it", file=sys.stderr)
+            client.stop_job(run_id)
+        except (
+            OSError,
+            RuntimeError,
+            aiohttp.ClientError,
+        ):  # the connection broke; the job may live
+            try:
+                client.get_job_status(run_id)
+            except (OSError, RuntimeError):
+                do = f"`embedmill status OUT` shows it, `embedmill stop {run_id}` ends it"
+                raise TryAgain("NO_CLUSTER", client.get_address(), LOST, do) from None
+
+
+class _Signal(Exception):
+    """SIGINT or SIGTERM came; its number."""
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    def handle(number: int, _: Any) -> None:
+        raise _Signal(number)
+
+    before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Lines:
+    """The job's log as lines: words to stderr, the one JSON object kept."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, Any] | None = None
+        self._shown = 0
+
+    def take(self, text: str, number: int) -> None:
+        """Line `number` of the log; a log that is followed again begins at its first."""
+        if number < self._shown:
+            return
+        self._shown += 1
+        with contextlib.suppress(ValueError):
+            found = json.loads(text)
+            if isinstance(found, dict) and "exit_code" in found:
+                self.said = found
+                return
+        print(text, file=sys.stderr, flush=True)
+
+
+async def _tail(client: JobSubmissionClient, run_id: str, lines: _Lines) -> None:
+    number, rest = 0, ""
+    async for chunk in client.tail_job_logs(run_id):
+        *whole, rest = (rest + chunk).split("\n")
+        for line in whole:
+            lines.take(line, number)
+            number += 1
+    if rest:
+        lines.take(rest, number)
+
+
+def _died(run_id: str, info: JobDetails, number: int) -> EmbedmillError:
+    """The job ended without a word of ours."""
+    if info.status == "STOPPED":
+        error = Interrupted("INTERRUPTED", run_id, "was stopped", "the same command resumes")
+        error.exit_code = 128 + (number or signal.SIGTERM)
+        return error
+    what = (info.message or "").strip().splitlines()
+    reason = f"its driver ended {what[0] if what else 'without a word'}"
+    return TryAgain("JOB_DIED", run_id, reason, "the same command resumes")

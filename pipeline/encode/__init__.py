@@ -1,0 +1,1 @@
+"""The encode room: packs of token ids in, hidden states out."""

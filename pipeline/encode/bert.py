@@ -1,0 +1,84 @@
+"""BERT and its kin over packs: the whole forward pass, on one flat token axis, for every device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import layer_norm, pad
+
+from pipeline.encode.attention import attend, distance_bias, runs
+from pipeline.encode.encoder import Hidden
+from pipeline.encode.ends import Ends, Norm
+from pipeline.encode.linear import Linear
+from pipeline.encode.transfer import to_device
+from pipeline.encode.weights import Layer, Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.batches import Pack
+    from pipeline.encode.heads import Heads
+
+# A pack is filled up to a multiple with a sequence of zeros. Every size that occurs keeps some
+# megabytes in oneDNN and in the heap: with any size, memory grows for hundreds of packs.
+ROUND_TOKENS = 64
+
+
+class PackedLayer:
+    """One transformer layer; products in `dtype`, residual stream and LayerNorm in fp32."""
+
+    def __init__(self, layer: Layer, act: str, device: str, dtype: torch.dtype) -> None:
+        def linear(pair: tuple[torch.Tensor, torch.Tensor], act: str = "none") -> Linear:
+            return Linear(*(tensor.to(device, dtype) for tensor in pair), act)
+
+        self.dtype = dtype
+        self.qkv, self.out = linear(layer.qkv), linear(layer.out)
+        self.up, self.down = linear(layer.up, act), linear(layer.down)
+        self.norm_1: Norm = tuple(tensor.to(device) for tensor in layer.norm_1)
+        self.norm_2: Norm = tuple(tensor.to(device) for tensor in layer.norm_2)
+
+    def __call__(
+        self, x_TD: torch.Tensor, pack_runs: list, heads: int, eps: float, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """(T, D) fp32 -> (T, D) fp32; bias (1, H, L, L) with L of the longest sequence."""
+        mixed_TD = attend(self.qkv(x_TD.to(self.dtype)), pack_runs, heads, bias)
+        x_TD = layer_norm(self.out.plus(mixed_TD, x_TD), x_TD.shape[1:], *self.norm_1, eps)
+        inner_TF = self.up(x_TD.to(self.dtype))
+        return layer_norm(self.down.plus(inner_TF, x_TD), x_TD.shape[1:], *self.norm_2, eps)
+
+
+class PackedBert:
+    """An `Encoder`: one of our families with its weights on a device."""
+
+    heads: Heads
+    tail: Callable[[torch.Tensor], torch.Tensor]
+
+    def __init__(self, weights: Weights, device: str, dtype: torch.dtype) -> None:
+        self.config, self.device, self.dim = weights.config, device, weights.config.width
+        self.ends = Ends(weights, device)
+        self.embeddings, self.pooler = self.ends.embeddings, self.ends.pooler
+        self.bias = None if weights.bias is None else weights.bias.to(device)
+        self.layers = [
+            PackedLayer(layer, self.config.act, device, dtype) for layer in weights.layers
+        ]
+        self.engine = {
+            "device": torch.device(device).type,
+            "precision": "exact" if dtype == torch.float32 else "fast",
+            "attention": "sdpa-runs",
+            "path": "packed-onednn" if self.layers[0].qkv.packed else "packed",
+        }
+
+    @torch.inference_mode()
+    def encode(self, pack: Pack) -> Hidden:
+        """The first and the last hidden states of every token of the pack."""
+        *_, input_TD = self.embeddings(pack)
+        tokens, tail = len(pack.ids_T), -len(pack.ids_T) % ROUND_TOKENS
+        hidden_TD, bias = pad(input_TD, (0, 0, 0, tail)), None
+        pack_runs = runs(pack.cu_S1) + ([(tokens, 1, tail)] if tail else [])
+        if self.bias is not None:
+            longest = max((length for *_, length in pack_runs), default=0)
+            bias = distance_bias(self.bias, longest).to(self.layers[0].dtype)
+        for layer in self.layers:
+            hidden_TD = layer(hidden_TD, pack_runs, self.config.heads, self.config.eps, bias)
+        return Hidden(input_TD, hidden_TD[:tokens], to_device(pack.cu_S1, self.device))

@@ -1,0 +1,92 @@
+"""Loads a tokenizer, and learns from it what stands around texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+from tokenizers import normalizers
+
+from pipeline.modules import read_sentence_config
+from schemas.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The special tokens around texts, read from the tokenizer itself."""
+
+    before: tuple[int, ...]  # [CLS]
+    after: tuple[int, ...]  # [SEP]
+    between: tuple[int, ...]  # [SEP] between A and B; it belongs to segment 0
+    end: tuple[int, ...]  # [SEP] after B
+    second_type: int  # segment id of B: 1, or 0 for models without segments
+
+    def room(self, max_tokens: int, pair: bool) -> int:
+        """Tokens left for texts."""
+        return max_tokens - len(self.before) - len(self.between + self.end if pair else self.after)
+
+
+def load_tokenizer_file(folder: Path) -> tokenizers.Tokenizer:
+    path = folder / "tokenizer.json"
+    if path.exists():
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the Rust side raises plain Exception
+            raise ModelError("TOKENIZER_INVALID", str(path), f"cannot be read: {error}") from None
+        if read_sentence_config(folder).get("do_lower_case"):
+            lower(tokenizer)
+        return tokenizer
+    raise ModelError(
+        "TOKENIZER_MISSING", str(path), "no such file", "save the model with a fast tokenizer"
+    )
+
+
+def lower(tokenizer: tokenizers.Tokenizer) -> None:
+    """Lower-cases before all else, as sentence-transformers does where a folder asks for it."""
+    own = tokenizer.normalizer
+    steps = list(own) if isinstance(own, normalizers.Sequence) else [own] if own else []
+    if not any(isinstance(step, normalizers.Lowercase) for step in steps):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+
+
+def form_of(tokenizer: tokenizers.Tokenizer) -> Form:
+    """Learns the form by asking: what stands around, between and behind two probes."""
+    x, y = (tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
+    single, pair = tokenizer.encode("a"), tokenizer.encode("a", "b")
+    at_a = _find(single.ids, x, 0)
+    pair_a = _find(pair.ids, x, 0)
+    pair_b = _find(pair.ids, y, pair_a + len(x))
+    form = Form(
+        before=tuple(single.ids[:at_a]),
+        after=tuple(single.ids[at_a + len(x) :]),
+        between=tuple(pair.ids[pair_a + len(x) : pair_b]),
+        end=tuple(pair.ids[pair_b + len(y) :]),
+        second_type=pair.type_ids[pair_b],
+    )
+    expected = [0] * pair_b + [form.second_type] * (len(pair.ids) - pair_b)
+    if pair.ids[:pair_a] != list(form.before) or pair.type_ids != expected:
+        raise ModelError(
+            "TOKENIZER_UNSUPPORTED", "tokenizer.json", "puts texts into a form that is not BERT's"
+        )
+    return form
+
+
+def unknown_id(tokenizer: tokenizers.Tokenizer) -> int:
+    """The id of [UNK]; -1 if the tokenizer has none, because it falls back to bytes."""
+    word = getattr(tokenizer.model, "unk_token", None)
+    if word is None:  # Unigram does not tell: ask with what no vocabulary has
+        ids = tokenizer.encode("\U0010fffd", add_special_tokens=False).ids
+        word = tokenizer.id_to_token(ids[-1]) if ids else None
+        word = word if word and "unk" in word.lower() else None
+    found = tokenizer.token_to_id(word) if word else None
+    return -1 if found is None else found
+
+
+def _find(ids: list[int], probe: list[int], start: int) -> int:
+    for at in range(start, len(ids) - len(probe) + 1):
+        if probe and ids[at : at + len(probe)] == probe:
+            return at
+    raise ModelError(
+        "TOKENIZER_UNSUPPORTED", "tokenizer.json", "does not keep a text's tokens together"
+    )

@@ -1,0 +1,65 @@
+"""Quality gates: what a snapshot as a whole must look like before its manifest is made.
+
+Single rows are guarded elsewhere; these catch a night that went wrong as a whole: the wrong
+language for the vocabulary, texts that lost most of their words, a model that says the same of
+everything.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pyarrow as pa
+
+from schemas.errors import QualityError
+from schemas.manifest import PART_TABLE, PartRecord, record_to_row
+from schemas.spec import Gate, Quality
+
+WORDS = {
+    "unk_rate": "of the tokens are [UNK]: is this the vocabulary of these texts' language?",
+    "cut_rate": "of the rows lost text to max_tokens: see n_chars_cut, and model.long_text",
+    "reject_rate": "of the rows have no vector: see the rejects",
+    "collapse": "of the sequences have the vector of one with other ids: is this the right model?",
+    "norm_spread": "is the spread of the vectors' norms over their mean: is this the right model?",
+}
+
+
+def measure(carried: pa.Table, records: list[PartRecord]) -> dict[str, float]:
+    """The gates' figures over carried and new parts."""
+    new = pa.Table.from_pylist([record_to_row(record) for record in records], schema=PART_TABLE)
+    parts = pa.concat_tables([carried, new])
+
+    def total(name: str) -> float:
+        return sum(parts.column(name).to_pylist())
+
+    rows, out, sequences = total("rows_in"), total("rows_out"), total("sequences")
+    mean = total("norm_sum") / max(sequences, 1)
+    variance = max(total("norm_squares") / max(sequences, 1) - mean**2, 0.0)
+    return {
+        "unk_rate": total("tokens_unknown") / max(total("tokens_encoded"), 1),
+        "cut_rate": total("rows_cut") / max(out, 1),
+        "reject_rate": (rows - out) / max(rows, 1),
+        "collapse": total("collapsed") / max(sequences, 1),
+        "norm_spread": math.sqrt(variance) / mean if mean else 0.0,
+    }
+
+
+def judge(quality: Quality, figures: dict[str, float], output: str) -> list[str]:
+    """The warnings; QualityError if a figure is above its gate's `fail`."""
+    warnings, failures = [], []
+    for name, figure in figures.items():
+        gate = getattr(quality, name)
+        gate = gate if isinstance(gate, Gate) else Gate(fail=gate)
+        line = f"{name} {figure:.4f} {WORDS[name]}"
+        if gate.fail is not None and figure > gate.fail:
+            failures.append(f"{line} (fails above {gate.fail})")
+        elif gate.warn is not None and figure > gate.warn:
+            warnings.append(f"{line} (warns above {gate.warn})")
+    if failures:
+        raise QualityError(
+            "QUALITY_GATE",
+            output,
+            "; ".join(failures),
+            "parts stay, no manifest was made; mend it, or set output.quality and run again",
+        )
+    return warnings

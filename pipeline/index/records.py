@@ -1,0 +1,263 @@
+"""Parts as records: their keys, which are kept beside the parts, and the records in batches.
+
+E entries, R rows of a part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.index.sink import KEY, KEY_BYTES, Shape
+from pipeline.index.values import digests
+from pipeline.store import Store
+from schemas.columns import part_schema, vector_type
+from schemas.errors import SpecError, StorageError
+from schemas.manifest import keys_name
+from schemas.plan import Plan, VectorColumn
+from schemas.spec import RESERVED_COLUMNS
+
+BATCH_BYTES = 32 << 20  # of the columns that are read at once: kept ones may be whole documents
+BATCH_ROWS = 16384
+S, T = TypeVar("S"), TypeVar("T")
+Batches = Iterator[pa.RecordBatch]
+# Nobody waits until keys are on the disk; until then they are here.
+_writers = ThreadPoolExecutor(4, "embedmill-keys")
+_pending: dict[str, np.ndarray] = {}
+
+
+def carried_fields(plan: Plan) -> list[pa.Field]:
+    """What people know a part's rows by: the id, of windows their number and span, kept columns."""
+    left = {*(column.name for column in plan.columns), *RESERVED_COLUMNS}
+    return [field for field in part_schema(plan) if field.name not in left]
+
+
+def record_schema(plan: Plan, column: VectorColumn) -> pa.Schema:
+    """What a record holds of a part: key, id, windows, kept columns, and last the vector."""
+    fields = carried_fields(plan)
+    if any(field.name == KEY for field in fields):
+        raise SpecError("COLUMN", "", f"input: {KEY!r} is a column of every sink; rename yours")
+    key = pa.field(KEY, pa.binary(KEY_BYTES), nullable=False)
+    vector = pa.field(column.name, vector_type(column), nullable=False)
+    return pa.schema([key, *fields, vector])
+
+
+def keys_of(store: Store, path: str, shape: Shape) -> np.ndarray:
+    """The keys of a part's rows, uint8 (R, 16): those beside it, or made now and left there."""
+    if (keys := _kept(store, path)) is not None:
+        return keys
+    names = [*(field.name for field in shape.carried), "input_hash"]
+    with opened(store, path) as file:
+        made = [digests(batch.columns, KEY_BYTES) for batch in batches(file, names)]
+    return _leave(store, path, made)
+
+
+def _kept(store: Store, path: str) -> np.ndarray | None:
+    """The keys beside a part; None if there are none, or not as they were written."""
+    name = keys_name(path)
+    if (keys := _pending.get(store.where(name))) is not None:
+        return keys
+    try:
+        data = store.read(name)
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(data[32:]).digest() == data[:32]:
+        return np.frombuffer(data, np.uint8, offset=32).reshape(-1, KEY_BYTES)
+    store.delete(name)
+    return None
+
+
+def _leave(store: Store, path: str, made: list[np.ndarray]) -> np.ndarray:
+    keys = np.concatenate([np.zeros((0, KEY_BYTES), np.uint8), *made])
+    name = keys_name(path)
+    _pending[store.where(name)] = keys
+    _writers.submit(_keep, store, name, keys)
+    return keys
+
+
+def _keep(store: Store, name: str, keys: np.ndarray) -> None:
+    """Leaves keys beside their part; where that cannot be, they are made again when needed."""
+    told = keys.tobytes()
+    try:
+        store.create(name, hashlib.sha256(told).digest() + told)
+    finally:
+        _pending.pop(store.where(name), None)
+
+
+def all_records(store: Store, paths: list[str], shape: Shape, stands: list[np.ndarray]) -> Batches:
+    """All records of the parts in one pass, each once.
+
+    `stands` has a mask of True for each part; rows whose record an earlier row has become False.
+    It remembers the keys that went by, so it is for a snapshot that fits in memory so.
+    """
+    seen: set[bytes] = set()
+    rows = np.concatenate([np.zeros(0, bool), *stands])
+    first = 0
+    for batch in records(store, paths, shape, stands):
+        keys = batch.column(0).to_pylist()
+        new, here = set(keys), slice(first, first + len(keys))
+        first += len(keys)
+        if len(new) == len(keys) and seen.isdisjoint(new):
+            seen |= new
+            yield batch
+            continue
+        for n, key in enumerate(keys, here.start):
+            rows[n] = key not in seen
+            seen.add(key)
+        if rows[here].any():
+            yield batch.filter(pa.array(rows[here]))
+    ends = np.cumsum([len(stands_R) for stands_R in stands])
+    stands[:] = np.split(rows, ends[:-1]) if stands else []
+
+
+def records(store: Store, paths: list[str], shape: Shape, wanted: list[np.ndarray]) -> Batches:
+    """The wanted rows of the parts as records, in order; `wanted` has a mask for each part."""
+    names, carried = shape.schema.names[1:], len(shape.carried)
+    for path, wanted_R in zip(paths, wanted, strict=True):
+        if not wanted_R.any():
+            continue
+        keys, made, first = _kept(store, path), [], 0
+        columns = names if keys is not None else [*names, "input_hash"]
+        with opened(store, path) as file:
+            for batch in batches(file, columns):
+                here = slice(first, first + len(batch))
+                first += len(batch)
+                if keys is None:  # in the same pass
+                    told = [*batch.columns[:carried], batch.columns[-1]]
+                    made.append(digests(told, KEY_BYTES))
+                if wanted_R[here].any():
+                    key = _column(made[-1] if keys is None else keys[here])
+                    arrays = [key, *batch.columns[: len(names)]]
+                    whole = pa.RecordBatch.from_arrays(arrays, schema=shape.schema)
+                    all_R = wanted_R[here].all()
+                    yield whole if all_R else whole.filter(pa.array(wanted_R[here]))
+        if keys is None:
+            _leave(store, path, made)
+
+
+def _column(keys: np.ndarray) -> pa.Array:
+    data = pa.py_buffer(np.ascontiguousarray(keys))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), len(keys), [None, data])
+
+
+def batches(file: pq.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """The columns of a part in batches of bounded size, in the order of `names`."""
+    for batch in file.iter_batches(batch_rows(file.metadata, names), columns=names):
+        yield batch.select(names)
+
+
+def batch_rows(metadata: pq.FileMetaData, names: Iterable[str]) -> int:
+    """How many rows of these columns to hold at once."""
+    wanted, size = set(names), 1
+    for group in range(metadata.num_row_groups):
+        chunks = metadata.row_group(group)
+        for n in range(chunks.num_columns):
+            chunk = chunks.column(n)
+            if chunk.path_in_schema.partition(".")[0] in wanted or "." in chunk.path_in_schema:
+                size += chunk.total_uncompressed_size
+    rows = BATCH_BYTES * metadata.num_rows // size
+    return int(min(BATCH_ROWS, max(rows, 1)))
+
+
+@contextmanager
+def opened(store: Store, path: str) -> Iterator[pq.ParquetFile]:
+    """A part for reading; damage met on the way becomes a StorageError."""
+    where = store.where(path)
+    try:
+        with store.open(path) as source:
+            yield pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
+    except FileNotFoundError:
+        do = "do it again if a run has just ended, else run verify"
+        raise StorageError("OBJECT_GONE", where, "is named by the snapshot but gone", do) from None
+    except (pa.ArrowException, OSError) as error:
+        what = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise StorageError(
+            "PART_CORRUPT", where, f"cannot be read ({what})", "run verify"
+        ) from None
+
+
+def gather(
+    come: Iterable[pa.RecordBatch], rows: int, size: int = BATCH_BYTES
+) -> Iterator[pa.Table]:
+    """Batches put together until they have so many rows or bytes: small parts are many."""
+    held: list[pa.RecordBatch] = []
+    for batch in come:
+        held.append(batch)
+        if sum(map(len, held)) >= rows or sum(b.nbytes for b in held) >= size:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def portions(come: Iterator[pa.RecordBatch], rows: int) -> Iterator[Iterator[pa.RecordBatch]]:
+    """The batches in runs of at least so many rows; each run is used up before the next."""
+    for first in come:
+
+        def run(first: pa.RecordBatch = first) -> Iterator[pa.RecordBatch]:
+            yield first
+            left = rows - len(first)
+            while left > 0 and (batch := next(come, None)) is not None:
+                left -= len(batch)
+                yield batch
+
+        yield run()
+
+
+def side_by_side(call: Callable[[S], T], items: Iterable[S], at_once: int = 4) -> Iterator[T]:
+    """What the call gives for each item, in order, a few of them at a time."""
+    with ThreadPoolExecutor(at_once) as pool:
+        begun: deque[Future[T]] = deque()
+        for item in items:
+            begun.append(pool.submit(call, item))
+            if len(begun) > 2 * at_once:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+
+
+def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """The same items, read by a thread of their own while the last ones are worked on."""
+    line: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def read() -> None:
+        last: tuple[str, BaseException | None] = ("end", None)
+        try:
+            for item in items:
+                _put(line, ("item", item), stop)
+                if stop.is_set():
+                    return
+        except BaseException as error:
+            last = ("error", error)
+        _put(line, last, stop)
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        while True:
+            kind, value = line.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+    finally:
+        stop.set()
+
+
+def _put(line: queue.Queue, what: tuple, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            return line.put(what, timeout=0.1)
+        except queue.Full:
+            continue

@@ -1,0 +1,43 @@
+"""What goes wrong on Ray, as one of our errors in one line. No ray here: its types by name."""
+
+from __future__ import annotations
+
+import re
+
+from schemas.errors import EmbedmillError, ModelError, TryAgain
+
+
+def unreachable(where: str, reason: str) -> TryAgain:
+    """Why Ray did not let us in, in one line."""
+    versions = re.findall(r"^\s+(Ray|Python): (\S+)", reason, re.MULTILINE)
+    if len(versions) == 4:
+        theirs, ours = (" and ".join(map(" ".join, pair)) for pair in (versions[:2], versions[2:]))
+        what = f"runs {theirs}, this machine has {ours}"
+        return TryAgain("RAY_VERSION", where, what, "install the same on both")
+    if "token" in reason.lower() or "unauthenticated" in reason.lower():
+        what = "wants a token that this machine does not have"
+        do = "put the cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        return TryAgain("NO_TOKEN", where, what, do)
+    what = f"cannot be reached ({reason.strip().splitlines()[0]})"
+    return TryAgain("NO_CLUSTER", where, what, "try again")
+
+
+def ours(error: BaseException) -> EmbedmillError:
+    """The error that our code raised on a worker, as itself; else what Ray says, in one line."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, EmbedmillError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    if type(error).__name__ == "ExecutionTimeoutError":
+        what = str(error).partition(".")[0]
+        do = "see whether the cluster can bring the nodes; the same command resumes"
+        return TryAgain("NO_PROGRESS", "", what, do)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kind = ModelError if "Actor" in type(error).__name__ else EmbedmillError
+    return kind(
+        "RAY",
+        "",
+        f"{type(error).__name__}: {lines[-1] if lines else ''}",
+        "the same command resumes",
+    )

@@ -1,0 +1,160 @@
+"""The runner without Ray: one encoder in this process, reading and writing beside it.
+
+On one or two cores a thread reads and tokenizes (the tokenizer releases the interpreter), above
+that `workers` spawned processes do. A GPU has the packs of the next unit before the table of the
+last one is put together. One unit more than there are workers is prepared ahead and a few may wait
+to be written, so memory does not grow with the corpus.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
+
+from pipeline import flow, load
+from pipeline.batches import Encoded, Prepared
+from pipeline.canary import Canary
+from pipeline.run import attempts
+from pipeline.run.apart import encode_apart
+from pipeline.run.receipt import Receipt
+from pipeline.store import open_store
+from pipeline.tokens import Tokenizer
+from schemas.errors import TryAgain
+from schemas.plan import Plan, Unit
+from schemas.spec import Run
+
+if TYPE_CHECKING:
+    from pipeline.encode.encoder import Encoder
+
+_process: dict[str, tuple[Plan, Tokenizer]] = {}  # of a spawned worker: set once, then read
+Given = Prepared | Unit  # a unit as it is may have killed a process: it is encoded apart
+
+
+def run_inline(plan: Plan, units: list[Unit], stop_name: str, run: Run) -> Iterator[Receipt]:
+    """Commits every unit; yields a receipt for each.
+
+    Once the object `stop_name` is in the output's store, no unit is begun.
+    """
+    if not units:
+        return
+    store = open_store(plan.output)
+    waiting = deque(units)
+    pool, prepare, count = _preparers(plan, run.workers)
+    lanes, writers = _lanes(plan)
+    ahead: deque[Future[Given]] = deque()
+    encodes: deque[Future[Encoded]] = deque()
+    writes: deque[Future[Receipt]] = deque()
+    lane = ThreadPoolExecutor(lanes, "encode")
+    with pool, lane, ThreadPoolExecutor(writers, "write") as writer:
+        submit = lane.submit if lanes > 1 else _at_once
+        try:
+            _fill(ahead, waiting, pool, prepare, count)
+            encoder = canary = None
+            while ahead and store.size(stop_name) is None:
+                given = _result(ahead.popleft())
+                _fill(ahead, waiting, pool, prepare, count)
+                # If all is reused, none is needed.
+                if encoder is None and isinstance(given, Prepared) and len(given.cu_P1) > 1:
+                    encoder = load.load_encoder(plan)
+                    canary = Canary(plan, encoder)
+                encodes.append(submit(_encode, plan, encoder, canary, given))
+                del given
+                while len(encodes) >= lanes:
+                    writes.append(writer.submit(_commit, plan, encodes.popleft().result()))
+                while writes and (len(writes) > writers + 1 or writes[0].done()):
+                    yield writes.popleft().result()
+            while encodes:
+                writes.append(writer.submit(_commit, plan, encodes.popleft().result()))
+            while writes:
+                yield writes.popleft().result()
+        finally:
+            lane.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _lanes(plan: Plan) -> tuple[int, int]:
+    """Threads that encode, and threads that write.
+
+    On a CPU one of each, and the one that encodes is this one: it has the threads of the plan. A
+    GPU is done with a unit sooner than one thread can write it.
+    """
+    if plan.settings.device == "cpu":
+        return 1, 1
+    return 2, max(1, min(4, cores() // 4))
+
+
+def _at_once(work: Callable[..., Encoded], *given: Any) -> Future[Encoded]:
+    done: Future[Encoded] = Future()
+    done.set_result(work(*given))
+    return done
+
+
+def _encode(plan: Plan, encoder: Encoder | None, canary: Canary | None, given: Given) -> Encoded:
+    if isinstance(given, Unit):
+        return encode_apart(plan, given)
+    encoded = flow.encode(plan, encoder, given)
+    if canary is not None:
+        canary.check()
+    return encoded
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _preparers(plan: Plan, workers: int | str) -> tuple[Executor, Callable[[Unit], Given], int]:
+    """A pool, the function to submit to it, and its size."""
+    if workers == "auto":
+        most = 4 if plan.settings.device == "cpu" else 8  # a small model eats faster on a GPU
+        workers = 0 if cores() <= 2 else max(1, min(most, cores() - plan.settings.threads))
+    if not workers:
+        tokenizer = load.load_tokenizer(plan)
+        pool = ThreadPoolExecutor(1, "prepare")
+        return pool, lambda unit: attempts.prepare(plan, unit, tokenizer), 1
+    context = get_context("spawn")
+    pool = ProcessPoolExecutor(int(workers), context, _start_process, (plan,))
+    return pool, _prepare_in_process, int(workers)
+
+
+def _start_process(plan: Plan) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _process["it"] = plan, load.load_tokenizer(plan)
+
+
+def _prepare_in_process(unit: Unit) -> Given:
+    plan, tokenizer = _process["it"]
+    return attempts.prepare(plan, unit, tokenizer)
+
+
+def _fill(ahead: deque, waiting: deque, pool: Executor, prepare: Callable, count: int) -> None:
+    while waiting and len(ahead) < count + 1:
+        ahead.append(pool.submit(prepare, waiting.popleft()))
+
+
+def _result(future: Future[Given]) -> Given:
+    try:
+        return future.result()
+    except (BrokenPipeError, EOFError, RuntimeError) as error:
+        if type(error).__name__ != "BrokenProcessPool":
+            raise
+        raise TryAgain(
+            "WORKER_LOST",
+            "",
+            "a process that reads and tokenizes was killed",
+            "the same command resumes",
+        ) from None
+
+
+def _commit(plan: Plan, encoded: Encoded) -> Receipt:
+    began = time.perf_counter()
+    record = flow.commit(plan, encoded)
+    attempts.end(plan, encoded.unit)
+    return Receipt.of(record, encoded, time.perf_counter() - began)

@@ -1,0 +1,43 @@
+"""Chooses the runner and starts it: the one door to `inline` and `ray`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+
+from pipeline.canary import make_canary
+from pipeline.resolve import count_gpus
+from pipeline.run.receipt import Receipt
+from pipeline.store import open_store
+from schemas.plan import Plan, Unit
+from schemas.spec import Run
+
+
+def start(plan: Plan, units: list[Unit], stop_name: str, run: Run) -> Iterator[Receipt]:
+    """Commits every unit and yields a receipt for each, in any order.
+
+    Once the object `stop_name` is in the output's store, no unit is begun. Each run begins at
+    another unit, so that two drivers of one plan meet late and adopt what the other has done.
+    """
+    first = zlib.crc32(stop_name.encode()) % max(len(units), 1)
+    units = units[first:] + units[:first]
+    if _runner(run) == "ray":
+        if units:  # here once, instead of in every encoder
+            make_canary(open_store(plan.output), plan)
+        if "ray" not in sys.modules:  # it reads this when it is imported, and only then
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        from pipeline.run.cluster import run_ray
+
+        return run_ray(plan, units, stop_name, run)
+    from pipeline.run.inline import run_inline
+
+    return run_inline(plan, units, stop_name, run)
+
+
+def _runner(run: Run) -> str:
+    if run.runner != "auto":
+        return run.runner
+    address = run.address or os.environ.get("RAY_ADDRESS")
+    return "ray" if address or count_gpus() > 1 else "inline"

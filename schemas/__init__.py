@@ -1,0 +1,1 @@
+"""Agreements: what is promised to users, to storage and between the rooms."""

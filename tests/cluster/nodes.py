@@ -1,0 +1,40 @@
+"""Three Ray nodes on this machine, in a process of their own, that takes orders on stdin.
+
+python tests/cluster/nodes.py CPUS...     prints the address; then a line an order:
+kill      ends by force a worker node that holds an encoder, prints its number or "none"
+"""
+
+from __future__ import annotations
+
+import sys
+
+import psutil
+from ray.cluster_utils import Cluster
+
+STORE = 200_000_000
+
+
+def main() -> None:
+    """Starts the nodes, the first as head, and obeys until stdin ends."""
+    first, *others = ({"num_cpus": int(n), "object_store_memory": STORE} for n in sys.argv[1:])
+    cluster = Cluster(initialize_head=True, head_node_args=first)
+    workers = [cluster.add_node(**node) for node in others]
+    cluster.wait_for_nodes(timeout=200)
+    print(cluster.address, flush=True)
+    for order in sys.stdin:
+        if order.strip() == "kill":
+            number = next((n for n, node in enumerate(workers) if holds_encoder(node)), None)
+            if number is not None:
+                cluster.remove_node(workers.pop(number), allow_graceful=False)
+            print("none" if number is None else number, flush=True)
+    cluster.shutdown()
+
+
+def holds_encoder(node) -> bool:
+    """Whether one of its workers is an encoder."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    return any("_Encode" in " ".join(p.cmdline()) for p in psutil.Process(raylet).children())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Runs on a cluster of three nodes: one is lost, the pool grows, resources are absent, two drivers.
+
+What they leave is compared byte by byte with an undisturbed inline run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from tests.faults.processes import parts
+
+from .conftest import ROOT, end_processes_of
+
+Make = Callable[..., tuple[Path, Path]]
+UNITS = 40
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The cluster, and the environment of its user."""
+
+    address: str
+    process: subprocess.Popen
+    environment: dict[str, str]
+
+    def kill(self) -> str:
+        """Ends a node that holds an encoder; its number."""
+        self.process.stdin.write("kill\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def start(self, spec: Path, *sets: str) -> subprocess.Popen:
+        """`embedmill run SPEC --json` on the cluster."""
+        more = [word for item in (f"run.address={self.address}", *sets) for word in ("--set", item)]
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs", "run", str(spec), "--json", *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+        )
+
+    def encoders(self) -> list[psutil.Process]:
+        """Processes that hold an encoder now."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if "_Encode" in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr)."""
+    out, err = process.communicate(timeout=800)
+    return process.returncode, out, err
+
+
+@pytest.fixture(params=[(1, 1, 1)], ids=lambda cpus: f"{len(cpus)} nodes")
+def nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    base = Path(tempfile.mkdtemp(prefix="em-", dir="/tmp"))
+    (base / ".ray").mkdir()
+    (base / ".ray" / "auth_token").write_text(secrets.token_hex(32))
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+        "HOME": str(base),
+        "PYTHONPATH": str(ROOT),
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "RAY_TMPDIR": str(base),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "cluster" / "nodes.py", *map(str, request.param)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    try:
+        address = process.stdout.readline().strip()
+        assert address, "no cluster"
+        yield Nodes(address, process, environment)
+    finally:
+        process.kill()
+        process.wait()
+        end_processes_of(base)
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def undisturbed(job: Make, tmp_path: Path) -> Callable[[Path], dict[str, bytes]]:
+    """The parts of an inline run of a spec."""
+
+    def run(spec: Path) -> dict[str, bytes]:
+        sets = ["--set", "run.runner=inline", "--set", f"output.path={tmp_path / 'inline'}"]
+        command = [sys.executable, "-m", "jobs", "run", str(spec), *sets]
+        subprocess.run(command, check=True, capture_output=True)
+        return parts(tmp_path / "inline")
+
+    return run
+
+
+def test_a_lost_node_loses_nothing(
+    nodes: Nodes, job: Make, undisturbed: Callable[[Path], dict[str, bytes]]
+) -> None:
+    """A node with an encoder goes by force in the middle; the parts are those of inline."""
+    spec, output = job(10 * UNITS)
+    process = nodes.start(spec)
+    while process.poll() is None and len(parts(output)) < 5:
+        time.sleep(0.02)
+    assert "none" != nodes.kill(), finish(process)[2]
+    before = len(parts(output))
+    code, out, err = finish(process)
+
+    assert 0 == code, err
+    assert before < UNITS, "it was lost in the middle"
+    report = json.loads(out)
+    assert (10 * UNITS, UNITS, 0) == tuple(
+        report[key] for key in ("rows_in", "parts", "rows_rejected")
+    )
+    assert undisturbed(spec) == parts(output)
+
+
+def test_the_pool_grows_from_one_to_three(
+    nodes: Nodes, job: Make, undisturbed: Callable[[Path], dict[str, bytes]]
+) -> None:
+    spec, output = job(10 * UNITS, encoders={"min": 1, "max": 3})
+    process = nodes.start(spec)
+    seen: set[int] = set()
+    most = first = 0
+    while process.poll() is None:
+        now = {encoder.pid for encoder in nodes.encoders()}
+        first = first or len(now)
+        seen, most = seen | now, max(most, len(now))
+        time.sleep(0.1)
+    code, _, err = finish(process)
+
+    assert 0 == code, err
+    assert (1, 3) == (first, most)
+    assert undisturbed(spec) == parts(output)
+
+
+def test_what_the_cluster_cannot_do_is_said_at_once(nodes: Nodes, job: Make) -> None:
+    """No GPU; an encoder that is refused wherever it starts; software that differs."""
+    spec, output = job(20)
+    began = time.monotonic()
+    code, out, err = finish(nodes.start(spec, "run.device=cuda"))
+    assert 75 == code, err
+    assert "no node has room for an encoder on cuda" in err and "Traceback" not in err
+    assert time.monotonic() - began < 90
+
+    code, _, err = finish(nodes.start(spec))
+    assert 0 == code, err
+    (canary,) = output.glob("_embed/canary/*.arrow")
+    table = pa.ipc.open_file(canary).read_all()
+    other = [pa.array([[-x for x in row] for row in c.to_pylist()]) for c in table.columns]
+    canary.unlink()
+    with pa.ipc.new_file(str(canary), table.schema) as writer:
+        writer.write_table(pa.table(other, schema=table.schema))
+    for path in (*output.glob("data/*/*"), *output.glob("_embed/manifest/*")):
+        path.unlink()
+    code, _, err = finish(nodes.start(spec))
+    assert 8 == code, err
+    assert "CANARY" in err and "this encoder is not the reference" in err, "the real reason"
+    assert 1 == err.count("embedmill: "), err
+
+
+def test_two_drivers_share_one_plan(
+    nodes: Nodes, job: Make, undisturbed: Callable[[Path], dict[str, bytes]]
+) -> None:
+    """Both end well in one snapshot; few units are encoded twice."""
+    spec, output = job(10 * UNITS)
+    both = [nodes.start(spec), nodes.start(spec)]
+    reports = []
+    for process in both:
+        code, out, err = finish(process)
+        assert 0 == code, err
+        reports.append(json.loads(out))
+
+    assert reports[0]["manifest"] == reports[1]["manifest"]
+    encoded = sum(r["rows_encoded"] + r["rows_deduplicated"] for r in reports)
+    assert 10 * UNITS <= encoded < 1.5 * 10 * UNITS
+    assert all(
+        10 * UNITS == r["rows_encoded"] + r["rows_deduplicated"] + r["rows_resumed"]
+        for r in reports
+    )
+    assert 1 == len(list(output.glob("_embed/manifest/*.json")))
+    assert undisturbed(spec) == parts(output)
+
+
+STALL = """
+import sys
+from jobs.cli import main
+from pipeline.run import cluster
+
+cluster.patience = lambda *_: 15.0
+main()
+"""
+
+
+def test_a_run_that_stands_still_ends(nodes: Nodes, job: Make) -> None:
+    """Its encoders hang: stopped, as a device in trouble leaves them. The guard ends the run."""
+    spec, output = job(10 * UNITS)
+    process = subprocess.Popen(
+        [sys.executable, "-c", STALL, "run", str(spec), "--set", f"run.address={nodes.address}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=nodes.environment,
+    )
+    while process.poll() is None and len(parts(output)) < 5:
+        time.sleep(0.02)
+    held = nodes.encoders()
+    assert held and len(parts(output)) < UNITS
+    for encoder in held:
+        encoder.send_signal(signal.SIGSTOP)
+    _, err = process.communicate(timeout=200)
+
+    assert 75 == process.returncode, err
+    assert "NO_PROGRESS" in err and "Traceback" not in err
+    for encoder in held:
+        encoder.send_signal(signal.SIGKILL)

@@ -1,0 +1,93 @@
+"""Starts a run as a user would, and finds its processes to kill them."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import yaml
+
+ENCODER, READER = "_Encode", "_load"
+
+
+def write_spec(
+    path: Path, shards: Path, model: str, output: Path | str, **run_settings: object
+) -> Path:
+    """A spec file over a folder of shards with columns id, text."""
+    spec = {
+        "input": {"path": str(shards), "text": "text", "id": "id"},
+        "model": {"name": model, "precision": "exact"},
+        "output": {"path": str(output)},
+        "run": run_settings,
+    }
+    path.write_text(yaml.safe_dump(spec), "utf-8")
+    return path
+
+
+def start(spec: Path, *args: str, **environment: str) -> subprocess.Popen:
+    """`embedmill run SPEC --json` in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs", "run", str(spec), "--json", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **environment},
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a started run."""
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def parts(output: Path) -> dict[str, bytes]:
+    """Name and bytes of every part."""
+    return {path.name: path.read_bytes() for path in sorted(output.glob("data/*/*.parquet"))}
+
+
+def wait_for_parts(output: Path, count: int, process: subprocess.Popen) -> None:
+    """Returns once `count` parts are there, or the run is over."""
+    while process.poll() is None and len(parts(output)) < count:
+        time.sleep(0.02)
+
+
+def kill_worker(process: subprocess.Popen, kind: str, seconds: float = 60) -> bool:
+    """kill -9 of a Ray worker that is doing `kind` now; False if the run ended before."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        for child in _descendants(process.pid):
+            try:
+                if kind in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+                    child.kill()
+                    return True
+            except psutil.Error:
+                continue
+        time.sleep(0.002)
+    return False
+
+
+def kill_driver(process: subprocess.Popen) -> None:
+    """kill -9 of the run itself; returns when all of its processes are gone."""
+    orphans = _descendants(process.pid)
+    process.kill()
+    process.communicate()
+    psutil.wait_procs(orphans, timeout=60)
+
+
+def moment(seed: int, units: int) -> int:
+    """A random number of parts to wait for: a seeded moment of a run of so many units."""
+    return random.Random(seed).randrange(0, max(1, units - 3))
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []

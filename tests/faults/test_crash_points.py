@@ -1,0 +1,73 @@
+"""A process of a refresh ends or stands still at a named moment; nothing is lost, twice or wrong.
+
+Sixteen moments, from before the plan to the middle of the gc, times kill -9, SIGTERM, and SIGSTOP
+until another run has done all the work: the one that was stopped goes on then, as a zombie. Each
+history ends with the objects, to the byte, that an undisturbed refresh makes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.faults.points import POINTS, environment, wait_for
+from tests.faults.scene import Scene, make_scene
+from tests.stores.servers import SERVERS
+
+KILL, TERM, STOP = signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP
+CASES = [(name, number) for name in POINTS for number in (KILL, TERM, STOP)]
+pytestmark = pytest.mark.torture
+
+
+@pytest.fixture(scope="module", params=["local", "s3"])
+def scene(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_bert: Path,
+    write_texts: Callable[..., Path],
+) -> Iterator[Scene]:
+    """The job into a folder, and into a bucket of a real server."""
+    folder = tmp_path_factory.mktemp("scene")
+    with ExitStack() as stack:
+        output, said = str(folder / "out"), {}
+        if request.param != "local":
+            place = stack.enter_context(SERVERS[request.param](tmp_path_factory.mktemp("server")))
+            output, said = f"{place.uri}/out", place.environment
+            own = stack.enter_context(pytest.MonkeyPatch.context())
+            for name, value in said.items():
+                own.setenv(name, value)
+        yield make_scene(folder, str(tiny_bert), write_texts, output, **said)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    CASES,
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_a_run_that_ends_anywhere_is_finished_by_the_next(
+    scene: Scene, tmp_path: Path, name: str, number: signal.Signals
+) -> None:
+    bucket = "://" in scene.store.uri
+    if bucket and POINTS[name].scratch:
+        pytest.skip("a bucket has no scratch files")
+    scene.reset()
+    with scene.run("victim", **environment(name, number, tmp_path, bucket=bucket)) as victim:
+        hit, _ = wait_for(tmp_path, stopped=number == STOP)
+        if number != STOP:
+            code = victim.wait()
+        standing = scene.objects()
+        scene.finish(tmp_path)
+        if number == STOP:
+            os.kill(hit, signal.SIGCONT)
+            code = victim.wait()
+    if hit == victim.pid:
+        assert code in {KILL: {-9}, TERM: {-15, 143, 0}, STOP: {0}}[number]
+    else:  # a process that reads for it
+        assert code in (75, 0)
+    scene.check(standing, tmp_path)
+    assert "Traceback" not in victim.err.read_text()

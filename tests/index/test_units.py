@@ -1,0 +1,148 @@
+"""Keys tell rows apart, changes are the difference of sets, and both in any amount of memory."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.index import changes as room
+from pipeline.index import records
+from pipeline.index.changes import changes
+from pipeline.index.open import shape_of
+from pipeline.index.records import ahead, gather, keys_of
+from pipeline.index.sink import Shape
+from pipeline.index.values import digests
+from pipeline.snapshot import read_plan, required, table
+from pipeline.store import Store, open_store
+from schemas.manifest import keys_name
+from schemas.sinks import Index
+from tests.index.conftest import Stage, rows
+
+
+def keys(*numbers: int) -> np.ndarray:
+    """Keys whose first byte is the number's, so that they fall into several partitions."""
+    told = b"".join(bytes([n % 256]) + int(n).to_bytes(15, "big") for n in numbers)
+    return np.frombuffer(told, np.uint8).reshape(-1, 16)
+
+
+def numbers(found: np.ndarray) -> list[int]:
+    return sorted(int.from_bytes(key.tobytes()[1:], "big") for key in found)
+
+
+def kept(store: Store, path: str, shape: Shape) -> np.ndarray:
+    """A part's keys once they are on the disk."""
+    made = keys_of(store, path, shape)
+    while records._pending:
+        time.sleep(0.01)
+    return made
+
+
+# --- keys ---
+
+
+def test_digests_tell_any_two_rows_apart() -> None:
+    texts = ["", "a", "b", "ab", "\0", "a\0", None, "é", "e\u0301"]
+    pairs = list(itertools.product(texts, texts))
+    first, second = (pa.array([pair[n] for pair in pairs], pa.string()) for n in (0, 1))
+    found = digests([first, second], 16)
+    assert len({key.tobytes() for key in found}) == len(pairs)
+    again = digests([first.cast(pa.large_string()), second.slice(0)], 16)
+    assert np.array_equal(found, again)
+
+
+@pytest.mark.parametrize("column", [*rows(0, 60).itercolumns()], ids=lambda c: str(c.type))
+def test_digests_of_every_type_follow_the_values_alone(column: pa.ChunkedArray) -> None:
+    whole = column.combine_chunks()
+    found = digests([whole], 16)
+    for first in (0, 1, 7):
+        assert np.array_equal(digests([whole.slice(first, 20)], 16), found[first : first + 20])
+    values = [str(value) for value in whole.to_pylist()]
+    assert len({key.tobytes() for key in found}) == len(set(values))
+
+
+def test_keys_lie_beside_their_part_and_a_damaged_file_is_made_anew(
+    stages: dict[str, Stage], tmp_path: Path
+) -> None:
+    store = open_store(str(shutil.copytree(stages["base"].out, tmp_path / "out")))
+    manifest = required(store).manifest
+    plan, _ = read_plan(store, manifest.plan)
+    shape = shape_of(Index(sink="lance", path="x"), plan, 0)
+    for path in table(store, manifest).column("path").to_pylist():
+        made = kept(store, path, shape)
+        name = store.root / keys_name(path)
+        whole = name.read_bytes()
+        for damaged in (whole[:-1], whole[:40] + b"x" + whole[41:], b""):
+            name.write_bytes(damaged)
+            assert np.array_equal(kept(store, path, shape), made)
+            assert name.read_bytes() == whole
+
+
+# --- changes ---
+
+
+def test_changes_are_the_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    have = [keys(1, 2, 300), keys(4, 555)]
+    want = [keys(2, 6, 4), keys(), keys(700, 1, 6)]
+    for partition in (1 << 22, 2, 1):
+        monkeypatch.setattr(room, "PARTITION", partition)
+        found = changes(iter(have), iter(want), 6)
+        assert numbers(found.gone) == [300, 555]
+        assert [mask.tolist() for mask in found.wanted] == [[0, 1, 0], [], [1, 0, 0]]
+        assert [mask.tolist() for mask in found.stands] == [[1, 1, 1], [], [1, 1, 0]]
+        assert (found.come, found.records, found.repeated) == (2, 5, 1)
+
+
+def test_what_a_sink_has_twice_goes_and_comes_once() -> None:
+    found = changes([keys(1, 2, 2, 9, 9)], [keys(1, 2)], 2)
+    assert numbers(found.gone) == [2, 9]
+    assert found.wanted[0].tolist() == [False, True]
+
+
+def test_of_nothing_and_to_nothing() -> None:
+    assert changes([], [], 0).records == 0
+    assert numbers(changes([keys(1)], [], 0).gone) == [1]
+    assert changes([], [keys(3)], 1).come == 1
+
+
+def test_random_changes_are_those_of_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(3)
+    monkeypatch.setattr(room, "PARTITION", 50)
+    for _ in range(20):
+        have = random.choice(5000, 300, replace=False)
+        want = [random.choice(5000, n) for n in (0, 150, 1, 200)]
+        found = changes([keys(*have)], [keys(*some) for some in want], 351)
+        all_of = {int(n) for some in want for n in some}
+        assert numbers(found.gone) == sorted({*map(int, have)} - all_of)
+        come = [int(n) for some, mask in zip(want, found.wanted, strict=True) for n in some[mask]]
+        assert sorted(come) == sorted(all_of - {*map(int, have)})
+
+
+# --- batches ---
+
+
+def test_small_batches_are_put_together_up_to_a_size() -> None:
+    some = [pa.record_batch({"a": [n] * 3}) for n in range(10)]
+    assert [len(table) for table in gather(some, 7)] == [9, 9, 9, 3]
+    assert [len(table) for table in gather(some, 100, size=1)] == [3] * 10
+    assert list(gather([], 5)) == []
+
+
+def test_what_is_read_ahead_comes_in_order_and_so_does_its_error() -> None:
+    def items():
+        yield from range(5)
+        raise ValueError("after five")
+
+    found = []
+    with pytest.raises(ValueError, match="after five"):
+        for item in ahead(items()):
+            found.append(item)
+    assert found == [0, 1, 2, 3, 4]
+    endless = ahead(itertools.count())
+    assert next(endless) == 0
+    endless.close()  # and its thread ends
