@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from jobs.search import signs_of, vectors_of
+from pipeline.index.values import signs_of, vectors_of
 from pipeline.ranges import dequantize, steps
 from pipeline.write import floats_in
 from schemas.plan import VectorColumn

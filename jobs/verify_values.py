@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from jobs.search import vectors_of
+from pipeline.index.values import vectors_of
 from pipeline.store import Store
 from pipeline.write import floats_in
 from schemas.columns import vector_type

@@ -16,8 +16,9 @@ import torch
 from jobs import ranges as room
 from jobs.dataset import dataset
 from jobs.run import run
-from jobs.search import search, signs_of, vectors_of
+from jobs.search import search
 from jobs.verify import verify
+from pipeline.index.values import signs_of, vectors_of
 from pipeline.quantize import to_bits, to_int8
 from pipeline.ranges import dequantize
 from pipeline.snapshot import latest, read_plan
