@@ -179,7 +179,7 @@ def read_pretrained(kind: str, folder: Path) -> tuple[Any, dict[str, Any]]:
     try:
         model, info = getattr(transformers, kind).from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, use_safetensors=True,
-            dtype=torch.float32, output_loading_info=True,
+            dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:  # transformers raises all kinds; each has one meaning here
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -190,11 +190,14 @@ def read_pretrained(kind: str, folder: Path) -> tuple[Any, dict[str, Any]]:
     if model.config.is_encoder_decoder:
         what = "an encoder with a decoder"
         raise ModelError("MODEL_UNSUPPORTED", str(folder), what, "use a model that only encodes")
+    for name, there, here in sorted(info["mismatched_keys"]):
+        what = f"{name} is {tuple(there)}, config.json says {tuple(here)}"
+        raise ModelError("WEIGHTS_SHAPE", str(folder), what, "fetch the model again")
     return model.eval(), info
 
 
 def _check_loaded(folder: Path, model: Any, info: dict[str, Any]) -> None:
-    """ModelError if a tensor is missing, misshapen, of no use or not finite.
+    """ModelError if a tensor is missing, of no use or not finite.
 
     A pooler may be missing. What lies beside the trunk belongs to the heads of other tasks.
     """
@@ -203,9 +206,6 @@ def _check_loaded(folder: Path, model: Any, info: dict[str, Any]) -> None:
     if missing:
         what = f"{len(missing)} tensors are missing: {missing[0]} …"
         raise ModelError("WEIGHTS_MISSING", str(folder), what, again)
-    if info.get("mismatched_keys"):
-        name = str(sorted(map(str, info["mismatched_keys"]))[0])
-        raise ModelError("WEIGHTS_SHAPE", str(folder), f"{name} has another shape", again)
     trunk = {name for name, _ in model.named_children()}
     for name in sorted(info["unexpected_keys"]):
         own = name.removeprefix(f"{model.base_model_prefix}.")
