@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
-from tokenizers import normalizers
+from tokenizers import models, normalizers
 
 from pipeline.modules import read_sentence_config
 from schemas.errors import ModelError
@@ -48,6 +49,35 @@ def lower(tokenizer: tokenizers.Tokenizer) -> None:
     steps = list(own) if isinstance(own, normalizers.Sequence) else [own] if own else []
     if not any(isinstance(step, normalizers.Lowercase) for step in steps):
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+
+
+def as_text(tokenizer: tokenizers.Tokenizer) -> None:
+    """From now on a text that spells a special token is text, and no such token.
+
+    A Unigram model finds them by itself, since SentencePiece keeps them among its pieces: there
+    they get names that no text can have. The tokenizer still knows them by their own.
+    """
+    tokenizer.encode_special_tokens = True
+    if not isinstance(tokenizer.model, models.Unigram):
+        return
+    found = json.loads(tokenizer.model.__getstate__())
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    pieces = [
+        (f"\uffff {piece}" if i in special else piece, score)
+        for i, (piece, score) in enumerate(found["vocab"])
+    ]
+    tokenizer.model = models.Unigram(pieces, found["unk_id"], found["byte_fallback"])
+
+
+def check_as_text(tokenizer: tokenizers.Tokenizer, form: Form) -> None:
+    """ModelError for a tokenizer that finds the tokens of its form in what texts spell."""
+    for special in {*form.before, *form.after, *form.between, *form.end}:
+        word = tokenizer.id_to_token(special)
+        for text in (word, f"a {word} b", f"a{word}b"):
+            if special in tokenizer.encode(text, add_special_tokens=False).ids:
+                what = f"reads {word} in a text as the special token"
+                do = "set model.special_tokens_in_text: parse if your texts may do that"
+                raise ModelError("TOKENIZER_UNSUPPORTED", "tokenizer.json", what, do)
 
 
 def form_of(tokenizer: tokenizers.Tokenizer) -> Form:

@@ -17,7 +17,13 @@ from typing import Any
 
 from pipeline.families import count_types, first_position, usual
 from pipeline.fetch import fetch_folder
-from pipeline.modules import read_json, read_modules, read_prompts, read_sentence_config
+from pipeline.modules import (
+    read_json,
+    read_modules,
+    read_prompts,
+    read_sentence_config,
+    weight_files,
+)
 from pipeline.store.client import SCHEMES
 from schemas.errors import ModelError
 
@@ -86,7 +92,7 @@ def open_model(name: str, revision: str | None = None) -> ModelFolder:
         revision=commit,
         root=root,
         folder=home,
-        digest=_digest(root),
+        digest=_digest(root, [p for at in (home, *modules.dense) for p in weight_files(at)]),
         config=config,
         parameters=parameters,
         max_tokens=min(int(own or positions), positions),
@@ -175,16 +181,8 @@ def count_parameters(folder: Path) -> int:
     """Numbers in the weights of a folder, by their headers, which are checked on the way."""
     from safetensors import SafetensorError, safe_open
 
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise ModelError(
-            "MODEL_MISSING",
-            str(folder),
-            "has no *.safetensors",
-            "pickled weights are never loaded; save the model with safetensors",
-        )
     count = 0
-    for path in paths:
+    for path in weight_files(folder):
         try:
             with path.open("rb") as raw:
                 if raw.read(len(LFS)) == LFS:
@@ -205,10 +203,11 @@ def count_parameters(folder: Path) -> int:
     return count
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: Path, weights: list[Path]) -> str:
     hasher = hashlib.sha256()
     paths = {path for pattern in FILES for path in folder.glob(pattern) if path.is_file()}
-    for path in sorted(paths):
+    others = {path for path in paths if path.suffix == ".safetensors"} - set(weights)
+    for path in sorted(paths - others):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         hasher.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())

@@ -60,7 +60,7 @@ def read_modules(folder: Path) -> Modules:
         raise ModelError("CONFIG_INVALID", str(path), "is no list of modules")
     home, pooling, normalize, dense, dense_dim, last = folder, None, False, [], 0, -1
     for number, module in enumerate(listed):
-        name, where = str(module.get("type", "")), folder / str(module.get("path", ""))
+        name, where = str(module.get("type", "")), _folder_of(module, path)
         kind = name.rpartition(".")[2] if name.startswith(OURS) else ""
         if number == 0 and kind in TRANSFORMERS:
             home = where
@@ -95,6 +95,38 @@ def read_sentence_config(home: Path) -> dict[str, Any]:
     for path in sorted(home.glob("sentence_*_config.json")):
         return read_json(path)
     return {}
+
+
+def _folder_of(module: dict[str, Any], path: Path) -> Path:
+    """Where a module's files are; ModelError for a place that the model's digest does not cover."""
+    name = str(module.get("path") or "").removesuffix("/")
+    if "/" in name or (name and "_" not in name):
+        what = f"has a module in {name!r}; they are in the folder itself or in one like 1_Pooling"
+        raise ModelError("MODEL_UNSUPPORTED", str(path), what)
+    return path.parent / name
+
+
+def weight_files(home: Path) -> list[Path]:
+    """The safetensors files that a folder says are its weights, and no other that lies there."""
+    single, index = home / "model.safetensors", home / "model.safetensors.index.json"
+    if single.exists():
+        return [single]
+    if not index.exists():
+        what, do = "has no model.safetensors", "save the model with safetensors"
+        do = f"pickled weights are never loaded; {do}"
+        raise ModelError("MODEL_MISSING", str(home), what, do)
+    listed = read_json(index)
+    names = listed.get("weight_map") if isinstance(listed, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+        raise ModelError("MODEL_CORRUPT", str(index), "has no weight_map")
+    if any(Path(name).name != name for name in names.values()):
+        raise ModelError("MODEL_CORRUPT", str(index), "names a file outside the folder")
+    paths = [home / name for name in sorted(set(names.values()))]
+    for path in paths:
+        if not path.exists():
+            do = "fetch the model again"
+            raise ModelError("WEIGHTS_MISSING", str(path), "no such file", do)
+    return paths
 
 
 def _pooling(folder: Path) -> str | None:

@@ -70,8 +70,7 @@ def pooled(states: Any, cu_S1: np.ndarray, column: VectorColumn, encoder: Any) -
     `encoder` is an Encoder of the encode room, `states` the Hidden that it gave.
     """
     if column.source == "scores":
-        logits = encoder.heads.scores(pool(states.hidden_TD, states.cu_S1, "cls", encoder.pooler))
-        return ACTIVATIONS[column.pooling](logits)
+        return ACTIVATIONS[column.pooling](encoder.heads.scores(states, cu_S1))
     if column.source == "sparse":
         logits = _most(states.hidden_TD, cu_S1, encoder.heads.token_logits)
         return ACTIVATIONS[column.pooling](logits)

@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.globs import MAGIC, expand_objects
-from pipeline.store import objects
+from pipeline.store import hub, objects
 from pipeline.store.client import SCHEMES
 from schemas.errors import EmbedmillError, InputError
 from schemas.plan import Shard
 from schemas.spec import Input
 
-PROTOCOLS = ("file", *SCHEMES)
+PROTOCOLS = ("file", *SCHEMES, hub.SCHEME)
 MAX_FOOTER = 256 << 20  # bytes; more is not a footer but a bomb
 MAX_ROWS = 1 << 32  # of one shard; a footer may claim any number, and each asks for a unit
 

@@ -20,7 +20,7 @@ import numpy as np
 from pipeline.batches import Sequences
 from pipeline.fast import fastest
 from pipeline.flat import offsets, places
-from pipeline.form import form_of, load_tokenizer_file, unknown_id
+from pipeline.form import as_text, check_as_text, form_of, load_tokenizer_file, unknown_id
 from pipeline.ids import CHUNK, words_of
 from pipeline.prefix import Head, Prefixes
 from pipeline.truncation import TRUNCATION
@@ -57,10 +57,13 @@ class Tokenizer:
         self._tokenizer = load_tokenizer_file(folder)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = not parse_specials
+        if not parse_specials:
+            as_text(self._tokenizer)
         self.way, self._ids = fastest(self._tokenizer)
         self._prefixes = Prefixes(self._tokenizer)
         self.form = form_of(self._tokenizer)
+        if not parse_specials:
+            check_as_text(self._tokenizer, self.form)
         self.unknown_id = unknown_id(self._tokenizer)
         self.largest_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 

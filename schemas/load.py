@@ -22,7 +22,7 @@ from schemas.words import one_of, reworded
 MAX_BYTES = 1 << 20
 STORES = ("file", "s3", "gs", "az", "abfs", "abfss")
 SCHEMES = {  # fields that name a place, and the schemes that each may have
-    ("input", "path"): STORES,
+    ("input", "path"): (*STORES, "hf"),
     ("output", "path"): STORES,
     ("model", "name"): (*STORES, "pkg"),
     ("index", "path"): ("file", "s3", "gs", "az"),

@@ -21,7 +21,8 @@ class Input(Section):
     """Which texts."""
 
     path: Name | list[Name] = Field(
-        description="Parquet: a file, a folder, a glob, or a list of them; here or in s3://, gs://, az://"
+        description="Parquet: a file, a folder, a glob, or a list of them; here or in s3://, "
+        "gs://, az://, hf://"
     )
     text: Name = Field(description='a string column, or a template over columns: "{title} {body}"')
     pair: Name | None = Field(

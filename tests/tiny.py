@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import CONFIG_MAPPING, AutoModel
+from transformers import CONFIG_MAPPING
 
 from tests.conftest import LETTERS, WORDS, write_tokenizer
 
@@ -49,14 +50,19 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def save_model(folder: Path, kind: str = "bert", **changes: Any) -> Any:
-    """Saves a random model with its tokenizer; gives it in fp64, so that all rounding is ours."""
+def save_model(
+    folder: Path, kind: str = "bert", auto: str = "AutoModel", **changes: Any
+) -> Any:
+    """Saves a random model of an Auto class with its tokenizer; gives it in fp64.
+
+    So all rounding is ours.
+    """
     of_roberta = ARCHITECTURES[kind].get("pad_token_id") == 1
     size = save_roberta_tokenizer(folder) if of_roberta else len(write_tokenizer(folder))
     settings = {"vocab_size": size, **SIZES, **ARCHITECTURES[kind], **changes}
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        model = AutoModel.from_config(CONFIG_MAPPING[kind](**settings)).eval()
+        model = getattr(transformers, auto).from_config(CONFIG_MAPPING[kind](**settings)).eval()
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # transformers starts them at 0, where a lost bias hides
                 torch.nn.init.normal_(parameter, std=0.3)

@@ -97,11 +97,8 @@ class AutoEncoder:
         if not self.has_pooler:
             do = "choose another pooling"
             raise ModelError("POOLER_MISSING", "model", "its weights hold no pooler", do)
-        pooler = self.model.pooler
-        states = cls_SD.to(next(pooler.parameters()).dtype)
-        if isinstance(pooler, torch.nn.Linear):  # ALBERT keeps the activation beside it
-            return self.model.pooler_activation(pooler(states)).float()
-        return pooler(states[:, None]).float()
+        states = cls_SD.to(next(self.model.pooler.parameters()).dtype)
+        return apply_pooler(self.model, states[:, None]).float()
 
     def _attention(self) -> str:
         config, half = self.model.config, self.model.dtype != torch.float32
@@ -157,17 +154,32 @@ class AutoEncoder:
         return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
+def apply_pooler(trunk: Any, states_SLD: torch.Tensor) -> torch.Tensor:
+    """What transformers' model makes of its last states: (S, L, D) -> (S, D)."""
+    if isinstance(trunk.pooler, torch.nn.Linear):  # ALBERT keeps the activation beside it
+        return trunk.pooler_activation(trunk.pooler(states_SLD[:, 0]))
+    return trunk.pooler(states_SLD)
+
+
 def read_model(folder: Path) -> tuple[Any, bool]:
     """transformers' model of a folder, fp32, checked, and whether it has a pooler of its own."""
-    from transformers import AutoModel
+    model, info = read_pretrained("AutoModel", folder)
+    _check_loaded(folder, model, info)
+    missing = any("pooler" in name for name in info["missing_keys"])
+    return model, getattr(model, "pooler", None) is not None and not missing
+
+
+def read_pretrained(kind: str, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """An Auto class of transformers from a folder's weights, fp32, and what it says of loading."""
+    import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # ours is the only voice on stderr
     logging.set_verbosity_error()
     try:
-        model, info = AutoModel.from_pretrained(
+        model, info = getattr(transformers, kind).from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, use_safetensors=True,
-            dtype=torch.float32, output_loading_info=True,
+            dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:  # transformers raises all kinds; each has one meaning here
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -178,13 +190,14 @@ def read_model(folder: Path) -> tuple[Any, bool]:
     if model.config.is_encoder_decoder:
         what = "an encoder with a decoder"
         raise ModelError("MODEL_UNSUPPORTED", str(folder), what, "use a model that only encodes")
-    _check_loaded(folder, model, info)
-    missing = any("pooler" in name for name in info["missing_keys"])
-    return model.eval(), getattr(model, "pooler", None) is not None and not missing
+    for name, there, here in sorted(info["mismatched_keys"]):
+        what = f"{name} is {tuple(there)}, config.json says {tuple(here)}"
+        raise ModelError("WEIGHTS_SHAPE", str(folder), what, "fetch the model again")
+    return model.eval(), info
 
 
 def _check_loaded(folder: Path, model: Any, info: dict[str, Any]) -> None:
-    """ModelError if a tensor is missing, misshapen, of no use or not finite.
+    """ModelError if a tensor is missing, of no use or not finite.
 
     A pooler may be missing. What lies beside the trunk belongs to the heads of other tasks.
     """
@@ -193,9 +206,6 @@ def _check_loaded(folder: Path, model: Any, info: dict[str, Any]) -> None:
     if missing:
         what = f"{len(missing)} tensors are missing: {missing[0]} …"
         raise ModelError("WEIGHTS_MISSING", str(folder), what, again)
-    if info.get("mismatched_keys"):
-        name = str(sorted(map(str, info["mismatched_keys"]))[0])
-        raise ModelError("WEIGHTS_SHAPE", str(folder), f"{name} has another shape", again)
     trunk = {name for name, _ in model.named_children()}
     for name in sorted(info["unexpected_keys"]):
         own = name.removeprefix(f"{model.base_model_prefix}.")

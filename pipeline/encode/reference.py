@@ -18,7 +18,7 @@ import torch
 
 from pipeline.encode.auto import read_model
 from pipeline.encode.dense import read_dense
-from pipeline.form import lower
+from pipeline.form import as_text, lower
 from pipeline.modules import read_sentence_config
 from schemas.errors import ModelError
 
@@ -70,6 +70,8 @@ class Reference:
         self.models: dict[str, Any] = {}  # class -> model, loaded when a column asks for it
         if read_sentence_config(folder).get("do_lower_case"):
             lower(self.tokenizer.backend_tokenizer)
+        if self.split_specials:
+            as_text(self.tokenizer.backend_tokenizer)
         self.tail = read_dense(dense, "cpu")
         self.tokenizer.padding_side = self.tokenizer.truncation_side = "right"
 

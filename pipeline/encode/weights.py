@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pipeline.families import FAMILIES, Family, first_position, usual, why_not_ours
+from pipeline.modules import weight_files
 from schemas.errors import ModelError
 
 # What the reference assumes where config.json is silent.
@@ -183,24 +184,6 @@ def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _files(home: Path) -> list[Path]:
-    """The safetensors files of the folder."""
-    single, index = home / "model.safetensors", home / "model.safetensors.index.json"
-    if single.exists():
-        return [single]
-    if index.exists():
-        names = _read_json(index).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
-            raise ModelError("MODEL_CORRUPT", str(index), "has no weight_map")
-        if any(Path(name).name != name for name in names.values()):
-            raise ModelError("MODEL_CORRUPT", str(index), "names a file outside the folder")
-        return [home / name for name in sorted(set(names.values()))]
-    what, do = "no model.safetensors", "check model.name"
-    if list(home.glob("pytorch_model*.bin")):
-        what, do = "only pytorch_model.bin", "save it as safetensors: pickles are never loaded"
-    raise ModelError("WEIGHTS_MISSING", str(home), what, do)
-
-
 def _canonical(name: str, prefix: str) -> str:
     """A tensor's name without prefix, and with today's names for LayerNorm."""
     name = name.removeprefix(prefix)
@@ -216,7 +199,7 @@ def _read_tensors(
 ) -> dict[str, torch.Tensor]:
     """The named tensors as fp32 copies. The pooler may be absent; nothing else may, or be extra."""
     tensors: dict[str, torch.Tensor] = {}
-    for path in _files(home):
+    for path in weight_files(home):
         tensors |= _read_file(path, prefix, shapes)
     missing = [name for name in shapes if name not in tensors]
     if missing and not all(name.startswith("pooler.") for name in missing):
@@ -240,8 +223,6 @@ def _read_file(
         with safe_open(path, framework="pt") as file:
             names = {_canonical(name, prefix): name for name in file.keys()}  # noqa: SIM118
             raw = {name: file.get_tensor(names[name]) for name in names if name.startswith(TRUNK)}
-    except FileNotFoundError:
-        raise ModelError("WEIGHTS_MISSING", str(path), "no such file", again) from None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         what = f"not a whole safetensors file ({str(error).splitlines()[0][:120]})"
         raise ModelError("MODEL_CORRUPT", str(path), what, again) from None

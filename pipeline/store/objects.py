@@ -1,7 +1,7 @@
 """Objects in buckets, by URI: what reading input and keeping output have in common.
 
-An object's version is its ETag; a read whose object was replaced meanwhile is an error and never
-a mixture of two versions.
+Input may also lie on the Hugging Face hub: hub.py asks for its files. An object's version is its
+ETag; a read whose object was replaced meanwhile is an error and never a mixture of two versions.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.store import hub
 from pipeline.store.client import ask, connect, split
 from schemas.errors import InputError
 
@@ -36,6 +37,8 @@ def stat(uri: str) -> Stat:
     """Size and version of an object; FileNotFoundError if there is none."""
     import obstore
 
+    if hub.is_hub(uri):
+        return Stat(*hub.about_file(uri))
     bucket, path = split(uri)
     return _stat(ask(uri, lambda: obstore.head(connect(bucket), path)))
 
@@ -45,6 +48,9 @@ def list_objects(uri: str) -> Iterator[tuple[str, Stat]]:
     import obstore
 
     bucket, path = split(uri)
+    if hub.is_hub(uri):
+        yield from ((split(file)[1], Stat(*about)) for file, *about in hub.list_files(uri))
+        return
     for entry in ask(uri, lambda: obstore.list(connect(bucket), path or None).collect()):
         if entry["path"] != path:  # some stores have an object that stands for the folder
             yield entry["path"], _stat(entry)
@@ -145,6 +151,8 @@ class _Ranges:
         import obstore
         from obstore.exceptions import GenericError
 
+        if hub.is_hub(self.uri):
+            return memoryview(hub.read_range(self.uri, self.about.size, start, end))
         bucket, path = split(self.uri)
 
         def request() -> Any:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import load
+from pipeline.encode import load as engines
 from pipeline.model import open_model
 from tests.tiny import save_model, save_sentence_folder, write_json
 
@@ -40,7 +41,7 @@ def rewrite(folder: Path, edit: Callable[[dict], dict]) -> None:
 
 def test_only_pickled_weights(bench: Bench):
     (bench.model / "model.safetensors").rename(bench.model / "pytorch_model.bin")
-    bench.refuses(8, "MODEL_MISSING", "no *.safetensors", "pickled weights are never loaded")
+    bench.refuses(8, "MODEL_MISSING", "no model.safetensors", "pickled weights are never loaded")
 
 
 def test_an_architecture_that_brings_its_code(bench: Bench):
@@ -97,6 +98,20 @@ def test_a_flipped_bit_is_another_model(bench: Bench):
     assert "model" in err
 
 
+def test_a_bit_that_flips_after_the_plan(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    """What workers load is the planned model to the last bit, or nothing."""
+
+    def flipped(name: str, revision: str | None) -> object:
+        path = bench.model / "model.safetensors"
+        raw = bytearray(path.read_bytes())
+        raw[-1000] ^= 1
+        path.write_bytes(raw)
+        return open_model(name, revision)
+
+    monkeypatch.setattr(load, "open_model", flipped)
+    bench.refuses(8, "MODEL_DIFFERS", "not the model of the plan")
+
+
 @pytest.mark.parametrize("kind", ["bert", "albert"])
 def test_weights_that_are_not_finite(bench: Bench, kind: str):
     save_model(bench.model, kind)
@@ -126,13 +141,13 @@ def test_another_number_of_layers(bench: Bench, kind: str, layers: int, code: st
 
 
 @pytest.mark.parametrize("kind", ["bert", "ernie"])
-def test_another_width(bench: Bench, kind: str):
+@pytest.mark.parametrize(
+    ("field", "size"), [("intermediate_size", 96), ("hidden_size", 96), ("vocab_size", 999)]
+)
+def test_another_size(bench: Bench, kind: str, field: str, size: int):
     save_model(bench.model, kind)
-    change(bench.model / "config.json", intermediate_size=96)
-    code, _, err = bench.run()
-    assert code == 8
-    assert err.count("\n") == 1
-    assert bench.parts() == []
+    change(bench.model / "config.json", **{field: size})
+    bench.refuses(8, "WEIGHTS_SHAPE", "config.json says")
 
 
 def test_the_tokenizer_of_a_larger_model(bench: Bench):
@@ -188,6 +203,17 @@ def test_a_pooling_that_must_be_chosen(bench: Bench):
 def test_a_model_larger_than_the_machine(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(load, "available_memory", lambda: 1000.0)
     bench.refuses(8, "MEMORY", "parameters need")
+
+
+def test_a_model_larger_than_the_gpu(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engines, "device_memory", lambda device: 1000.0)
+    bench.refuses(8, "MEMORY", "parameters need")
+
+
+@pytest.mark.parametrize("path", ["../other", "trunk", "a_b/c_d"])
+def test_a_module_in_a_folder_that_no_digest_covers(bench: Bench, path: str):
+    save_sentence_folder(bench.model, ("Transformer", path), ("Pooling", "1_Pooling"))
+    bench.refuses(8, "MODEL_UNSUPPORTED", "modules.json", path)
 
 
 def test_relative_positions_that_nothing_here_computes(bench: Bench):

@@ -157,14 +157,14 @@ def test_pickled_weights_are_never_loaded(tmp_path):
     save_bert(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     error = error_of(tmp_path)
-    assert error.code == "WEIGHTS_MISSING"
-    assert "pytorch_model.bin" in error.what
+    assert error.code == "MODEL_MISSING"
+    assert "pickled weights are never loaded" in error.do
 
 
 def test_no_weights_no_config_no_folder(tmp_path):
     save_bert(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    assert error_of(tmp_path).code == "WEIGHTS_MISSING"
+    (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
+    assert error_of(tmp_path).code == "MODEL_MISSING"  # what no file names is not the model's
     (tmp_path / "config.json").unlink()
     assert error_of(tmp_path).code == "MODEL_MISSING"
     assert error_of(tmp_path / "nowhere").code == "MODEL_MISSING"

@@ -120,14 +120,15 @@ def test_what_only_looks_like_a_secret_is_fine(load):
 
 
 @pytest.mark.parametrize(
-    "path", ["/a", "a/*.parquet", "file:///a", "s3://b/c", "gs://b", "az://b", "abfs://b", "S3://b"]
-)
+    "path", ["/a", "a/*.parquet", "file:///a", "s3://b/c", "gs://b", "az://b", "abfs://b", "S3://b",
+             "hf://datasets/a/b"],
+)  # fmt: skip
 def test_schemes_that_are_allowed(load, path):
     assert load(GOOD, f"input.path={path}").input.path == path
 
 
 @pytest.mark.parametrize(
-    "path", ["http://x/y", "https://x", "ftp://x", "hf://d", "memory://x", "github://x"]
+    "path", ["http://x/y", "https://x", "ftp://x", "reference://d", "memory://x", "github://x"]
 )
 def test_schemes_that_are_not(problems, path):
     (problem,) = problems(but("texts/*.parquet", path))
