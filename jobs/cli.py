@@ -7,14 +7,13 @@ answer at once.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
 from typing import Any
 
 import click
 
-from jobs.ending import fail, refuse_shadows, storage_error
+from jobs.ending import fail, listened, refuse_shadows, storage_error
 from schemas.errors import EmbedmillError, Interrupted
 
 SETS = click.option(
@@ -252,7 +251,11 @@ def gc(output: str, keep: int, as_json: bool) -> None:
 
 def main() -> None:
     """The entry point: one line and an exit code for whatever goes wrong."""
-    as_json = "--json" in sys.argv
+    with listened():
+        _main("--json" in sys.argv)
+
+
+def _main(as_json: bool) -> None:
     try:
         refuse_shadows()
         cli(standalone_mode=False)
@@ -264,10 +267,12 @@ def main() -> None:
         sys.exit(2)
     except EmbedmillError as error:
         fail(error, as_json)
-    except BrokenPipeError:  # whoever read our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         fail(storage_error(error), as_json)
+    except SystemExit as end:
+        if end.code != 1:
+            raise
+        fail(storage_error(BrokenPipeError("a pipe broke")), as_json)  # what click makes of it
     except Exception as error:  # a bug of ours: whoever mends it needs the traceback
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"

@@ -21,7 +21,8 @@ from schemas.manifest import COUNTS, PartRecord, part_name
 from schemas.plan import VectorColumn
 from schemas.spec import WINDOW_COLUMNS
 
-BATCH_ROWS = 2048
+BATCH_ROWS, FEW_ROWS = 2048, 16
+BATCH_BYTES = 64 << 20  # of all columns of a batch, about: values may be huge
 TOLD = ["input_hash", "n_tokens"]  # columns that give the counts
 RESTORE = "restore it from a copy, or delete it and run again"
 CODES = {status.name for status in Status if status}
@@ -107,7 +108,7 @@ def _rows(file: pq.ParquetFile, record: PartRecord, expected: Expected) -> Itera
     spans: list[np.ndarray] = []
     facts: list[pa.RecordBatch] = []
     told = [*TOLD, "window"] if expected.long_text == "window" else TOLD
-    for batch in file.iter_batches(BATCH_ROWS):
+    for batch in _batches(file):
         for column in expected.columns:
             bad.update(bad_values(batch, column))
         tokens = batch.column("n_tokens").to_numpy(zero_copy_only=False)
@@ -132,6 +133,21 @@ def _rows(file: pq.ParquetFile, record: PartRecord, expected: Expected) -> Itera
         yield from _counts(pa.Table.from_batches(facts), record, expected.long_text)
     if cut != record.rows_cut:
         yield f"{cut} rows say they were cut, {record.rows_cut} were committed"
+
+
+def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """All rows, each batch of few bytes: fewer rows where a row group's are large.
+
+    Large on average, as token vectors are; or a few of them, as kept texts may be.
+    """
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        columns = [group.column(i) for i in range(group.num_columns)]
+        most = BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)
+        texts = [c.total_uncompressed_size for c in columns if c.physical_type == "BYTE_ARRAY"]
+        if max(texts, default=0) > BATCH_BYTES:
+            most = min(most, FEW_ROWS)
+        yield from file.iter_batches(max(1, min(BATCH_ROWS, most)), row_groups=[number])
 
 
 def _counts(rows: pa.Table, record: PartRecord, long_text: str) -> Iterator[str]:

@@ -75,6 +75,20 @@ def open_shard(uri: str) -> pa.NativeFile:
     return objects.open_object(uri, keep=True) if "://" in uri else pa.OSFile(uri)
 
 
+def open_parquet(source: pa.NativeFile) -> pq.ParquetFile:
+    """A shard whose pages are verified as they are read; ArrowException or OSError if it is none.
+
+    A library that is imported here may have registered extension types, whose code then opens
+    theirs and raises whatever it likes; this too is a fault of the file.
+    """
+    try:
+        return pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
+    except (pa.ArrowException, OSError, MemoryError, EmbedmillError):
+        raise
+    except Exception as error:
+        raise pa.ArrowInvalid(f"{type(error).__name__}: {error}") from None
+
+
 def version_now(uri: str) -> tuple[int, str]:
     """(bytes, version) of a file as it is now: mtime in ns, or the ETag of an object."""
     if "://" not in uri:
@@ -200,14 +214,15 @@ def _read_footer(uri: str, name: str) -> Found:
     size, version = version_now(uri)
     with open_shard(uri) as file:
         digest = footer_digest(file, uri, size)
-        metadata = pq.read_metadata(file)
+        parquet = open_parquet(file)
+        metadata, schema = parquet.metadata, parquet.schema_arrow
     groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     if sum(groups) != metadata.num_rows:
         raise InputError("NOT_PARQUET", uri, "its row groups and its row count disagree")
     if min(groups, default=0) < 0 or metadata.num_rows > MAX_ROWS:
         raise InputError("NOT_PARQUET", uri, f"its footer claims {metadata.num_rows} rows")
     shard = Shard(uri, name, size, version, digest, metadata.num_rows)
-    return Found(shard, groups, metadata.schema.to_arrow_schema())
+    return Found(shard, groups, schema)
 
 
 def _all_of(errors: list[InputError]) -> InputError:

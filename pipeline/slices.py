@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.shards import footer_digest, open_shard, version_now
+from pipeline.shards import footer_digest, open_parquet, open_shard, version_now
 from schemas.errors import InputError
 from schemas.plan import Shard, Slice, Unit
 
@@ -90,7 +90,7 @@ def _read_slice(piece: Slice, names: list[str], quarantine: bool) -> list[Stretc
 def _stretches(
     source: pa.NativeFile, piece: Slice, names: list[str], quarantine: bool
 ) -> list[Stretch]:
-    file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
+    file = open_parquet(source)
     spans = list(_groups(file, piece))
     try:
         return [_stretch(file, piece, names, spans)]

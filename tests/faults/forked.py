@@ -39,6 +39,10 @@ class Forked:
             raise TimeoutError(f"a run did not end in {timeout} s: {self.err.read_text()}")
         return self._process.exitcode
 
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self._process.exitcode
+
     def send(self, number: int) -> None:
         """A signal to the run."""
         os.kill(self.pid, number)

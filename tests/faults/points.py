@@ -190,13 +190,12 @@ def _scratch(share: float, store: Any, target: Path, data: Any) -> Path:
 
 
 def _note_unit(order: dict, real: Callable, *args: Any, **named: Any) -> Any:
-    """Keeps a line for every unit that went through an encoder."""
-    encoded = real(*args, **named)
-    line = f"{encoded.unit.key}\n".encode()
+    """Keeps a line for every unit that an encoder begins: encode(plan, encoder, prepared)."""
+    line = f"{args[2].unit.key}\n".encode()
     handle = os.open(f"{order['folder']}/encoded", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(handle, line)
     os.close(handle)
-    return encoded
+    return real(*args, **named)
 
 
 def _let_the_clock_jump(wanted: dict[str, list]) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from jobs import verify_parts
 from jobs.verify import verify, verify_text
 from pipeline.gc import collect
 from pipeline.plan import ipc_bytes
 from schemas.errors import ConflictError, SpecError
 from schemas.manifest import PART_TABLE, Manifest, manifest_name
 
-from .conftest import Output, flip_a_bit_of, run_by_hand
+from .conftest import Output, flip_a_bit_of, make_spec, run_by_hand
 from .damage import change_part, found, newest, parts, put, recommit, set_value
 
 
@@ -252,3 +253,32 @@ def test_an_open_generation_is_no_stray(two: Output) -> None:
     run_by_hand(two.spec, units=1)
     assert any("-g000003" in name for name in two.store.list("data"))
     assert verify(two.path)["problems"] == []
+
+
+@pytest.mark.parametrize("column", [{}, {"pooling": "tokens"}], ids=["texts", "tokens"])
+def test_a_part_of_huge_values_is_read_few_rows_at_once(
+    tmp_path: Path, tiny_bert: Path, write_texts: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch, column: dict,
+) -> None:  # fmt: skip
+    """Its kept texts, or its vectors, are more than a batch may have."""
+    rows = ["apple bee"] * 200
+    write_texts(tmp_path / "in" / "a.parquet", text=rows, body=["x" * 20_000] * 200)
+    keep = [] if column else ["body"]
+    spec = make_spec(
+        tmp_path / "in", tiny_bert, tmp_path / "out", input={"keep": keep, "id": None},
+        output={"columns": [{"name": "vector", **column}]},
+    )  # fmt: skip
+    run_by_hand(spec)
+    limit, sizes = (400_000 if keep else 10_000), []
+
+    def batches(file: Any) -> Any:
+        for batch in right(file):
+            sizes.append(batch.nbytes)
+            yield batch
+
+    right = verify_parts._batches
+    monkeypatch.setattr(verify_parts, "_batches", batches)
+    monkeypatch.setattr(verify_parts, "BATCH_BYTES", limit)
+    assert verify(spec.output.path)["problems"] == []
+    assert len(sizes) > 4
+    assert max(sizes) <= 1.2 * limit

@@ -58,6 +58,20 @@ def test_a_damaged_page_is_an_error_that_names_the_file(job: Job):
     assert (str(path), 3) == (caught.value.where, caught.value.exit_code)
 
 
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_zeroed_bytes_are_found_by_the_checksum(job: Job, compression: str):
+    """A sector that was never written."""
+    path = job.folder / "in" / "a.parquet"
+    table = pa.table({"text": [f"apple {n * 7919 % 10007}" for n in range(3000)]})
+    pq.write_table(table, path, compression=compression, write_page_checksum=True)
+    whole = path.read_bytes()
+    for start in range(512, len(whole) - 2000, max(512, len(whole) // 8)):
+        path.write_bytes(whole[:start] + bytes(512) + whole[start + 512 :])
+        with pytest.raises(InputError) as caught:
+            job.read()
+        assert caught.value.code in ("UNREADABLE", "NOT_PARQUET")
+
+
 def test_under_quarantine_it_costs_the_rows_of_its_row_group(job: Job):
     shard(job, "a.parquet")
     shard(job, "b.parquet", title=[f"title {n}" for n in range(12)])

@@ -229,12 +229,12 @@ def furnished() -> Iterator[None]:
             "_unchanged": unchanged,
         },
         pipeline.slices: {
-            "pq": SimpleNamespace(ParquetFile=OneThread),
             "version_now": lambda uri: worlds[-1].inputs.version_now(uri),
             "open_shard": lambda uri: worlds[-1].inputs.open_shard(uri),
         },
         pipeline.shards: {
             "ThreadPoolExecutor": OneByOne,
+            "pq": SimpleNamespace(ParquetFile=OneThread),
             "_expand": lambda pattern: worlds[-1].inputs.expand(pattern),
             "version_now": lambda uri: worlds[-1].inputs.version_now(uri),
             "open_shard": lambda uri: worlds[-1].inputs.open_shard(uri),

@@ -57,12 +57,12 @@ def check_manifest(world: World, name: str) -> None:
 
 
 def _check_step(world: World, number: int) -> None:
-    """A snapshot against the one before it: not of an older input, nor unasked of another model."""
-    (before, old, _), (after, new, _) = (world.snapshots[n] for n in (number - 1, number))
-    versions = {s.shard.uri: int(s.shard.version) for r in old for s in r.slices}
-    for shard in (s.shard for r in new for s in r.slices):
-        if int(shard.version) < versions.get(shard.uri, 0):
-            world.broken("stale", f"manifest {number} has an older {shard.uri} than the one before")
+    """A snapshot against the one before it: of a later input, and of another model only if asked.
+
+    Each shard is in it as it was, or was not there, at some time since that one was committed.
+    """
+    (before, _, _), (after, new, _) = (world.snapshots[n] for n in (number - 1, number))
+    check_versions(world, new, world.bucket.past[manifest_name(number - 1)][0].created)
     actor = world.scheduler.current
     asked = actor is None or actor.facts["spec"].replace
     if before.fingerprint != after.fingerprint and not asked:

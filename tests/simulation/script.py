@@ -83,7 +83,14 @@ class ObjectStorage:
     """The store is one whose client takes equal bytes for its own."""
 
 
-Event = Run | Collect | Copy | Edit | Fault | ObjectStorage
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """Every listing is as the store was so many steps ago."""
+
+    steps: int
+
+
+Event = Run | Collect | Copy | Edit | Fault | ObjectStorage | Lag
 Script = tuple[Event, ...]
 
 
@@ -91,6 +98,8 @@ def draw(seed: int) -> Script:
     """The script of a seed."""
     rng = random.Random(seed)
     events: list[Event] = [ObjectStorage()] if rng.random() < 0.4 else []
+    if rng.random() < 0.2:
+        events.append(Lag(rng.choice((10, 40, 120))))
     two = rng.random() < 0.4  # encodings
     keep = rng.choice((1, 1, 1, 2, 3))
     rows = rng.choice((3, 4, 6))
@@ -130,7 +139,8 @@ def _fault(rng: random.Random, actor: int) -> Fault:
     steps = None
     if kind in ("pause", "late", "stale"):
         steps = rng.choice((1, 3, 10, 40, 120, 240)) + rng.randrange(5)
-    return Fault(actor, rng.randrange(1, rng.choice((20, 90))), kind, steps)
+    # A third while the plan is made: few operations, and much that can go wrong.
+    return Fault(actor, rng.randrange(1, rng.choice((6, 20, 90))), kind, steps)
 
 
 def shrink(script: Script, fails: Callable[[Script], bool], attempts: int = 400) -> Script:
@@ -153,4 +163,4 @@ def shrink(script: Script, fails: Callable[[Script], bool], attempts: int = 400)
 
 def _weight(event: Event) -> int:
     """Whole actors first: with them goes much at once."""
-    return (Run, Collect, Copy, Edit, ObjectStorage, Fault).index(type(event))
+    return (Run, Collect, Copy, Edit, ObjectStorage, Lag, Fault).index(type(event))

@@ -17,7 +17,7 @@ from schemas.spec import Spec
 from tests.simulation import house, invariants
 from tests.simulation.ends import check_end, describe
 from tests.simulation.scheduler import Actor, Killed, Scheduler
-from tests.simulation.script import Collect, Copy, Edit, Fault, ObjectStorage, Run, Script
+from tests.simulation.script import Collect, Copy, Edit, Fault, Lag, ObjectStorage, Run, Script
 from tests.simulation.storage import FOLDER, ROOT, Bucket, Inputs, SimulatedStore
 
 CHANGES = ("create", "delete")
@@ -68,6 +68,11 @@ class World:
     def equal_is_ours(self) -> bool:
         """How the store's client takes a refusal."""
         return ObjectStorage() in self.script
+
+    @property
+    def lag(self) -> int:
+        """How many steps old every listing is."""
+        return sum(event.steps for event in self.script if isinstance(event, Lag))
 
     @property
     def step(self) -> int:
@@ -142,7 +147,8 @@ class World:
             actor.facts["stop"] = self.bucket.create(actor.facts["run"], b"stop")
         if kind == "twice":
             self.note(f"{verb} {name} -> {brief(act())}, and the client asks again", actor)
-        result = act(max(0, self.step - steps)) if kind == "stale" else act()
+        steps = steps if kind == "stale" else self.lag * (verb == "list")
+        result = act(max(0, self.step - steps)) if steps else act()
         self.note(f"{verb} {name} -> {brief(result)} {kind}", actor)
         if kind == "kill after":
             raise self._killed(actor)
