@@ -135,6 +135,22 @@ def test_two_runs_over_halves_with_frozen_ranges_equal_one_run(job: Job) -> None
     assert store.read(name) == job.store.read(name)
 
 
+def test_two_outputs_over_disjoint_halves_with_frozen_ranges_equal_one_run(job: Job) -> None:
+    write(job, "in", range(40))
+    run(spec_of(job))
+    (name,) = job.store.list("_embed/ranges")
+    tables = []
+    for half in (range(20), range(20, 40)):
+        source, out = f"in{half.start}", f"out{half.start}"
+        write(job, source, half)
+        open_store(str(job.folder / out)).create(name, job.store.read(name))
+        run(spec_of(job, source, out))
+        tables.append(stored(job, out))
+    both, whole = pa.concat_tables(tables), stored(job)
+    for column in ("n", "codes", "bits", "wide"):
+        assert whole.column(column).combine_chunks().equals(both.column(column).combine_chunks())
+
+
 def test_a_later_run_keeps_the_range_and_counts_what_it_clips(job: Job) -> None:
     write(job, "in", range(4))
     run(spec_of(job))
