@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -226,7 +227,11 @@ def _reached(point: Point, order: dict) -> None:
     victim = int(os.environ[OF_DRIVER]) if order["driver"] else os.getpid()
     (folder / "fired.part").write_text(f"{victim} {threading.get_native_id()}")
     (folder / "fired.part").rename(folder / "fired")
-    os.kill(victim, order["signal"])
+    if victim == os.getpid() and order["signal"] == signal.SIGSTOP:
+        # To this thread: one to the process waits for the main thread, and this one would go on.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+    else:
+        os.kill(victim, order["signal"])
 
 
 def _first(path: Path) -> bool:
