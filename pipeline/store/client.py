@@ -45,6 +45,7 @@ CAUSES = {
     "[Cc]ertificate": "its certificate is not trusted",
 }
 DENIED = "ExpiredToken|InvalidToken|InvalidAccessKeyId|TokenRefreshRequired"
+SKEWED = "RequestTimeTooSkewed"
 # Asked last, for the machine's own account: nothing else had credentials.
 MACHINE = r"169\.254\.|/latest/api/token|/latest/meta-data|computeMetadata|/metadata/identity"
 ELSEWHERE = "redirect without LOCATION|PermanentRedirect|AuthorizationHeaderMalformed"
@@ -154,6 +155,9 @@ def failure(where: str, error: Exception) -> StorageError:
     if re.search(MACHINE, text):
         what = "neither the environment nor this machine has credentials"
         return StoreAway("ACCESS_DENIED", where, what, "see docs/stores.md for where they go")
+    if known and known[1] == SKEWED:
+        what = f"the store says that this machine's clock is wrong ({status}{code})"
+        return StoreAway("ACCESS_DENIED", where, what, "set the clock; the same command resumes")
     if status in (401, 403) or (status == 400 and re.search(DENIED, text)):
         what = f"the store refuses these credentials ({status}{code})"
         return StoreAway("ACCESS_DENIED", where, what, "see docs/stores.md for where they go")

@@ -25,6 +25,8 @@ class Forked:
         """`folder`: for what it prints."""
         folder.mkdir(parents=True, exist_ok=True)
         self.out, self.err = folder / "out", folder / "err"
+        # Arrow's allocator would keep a thread in the server, and what is forked then has no such.
+        os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(PRELOAD)
         self._process = server.Process(target=_main, args=(args, environment, self.out, self.err))

@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -116,6 +117,8 @@ def arm() -> None:
     order = json.loads(os.environ[VARIABLE])
     os.environ.setdefault(OF_DRIVER, str(os.getpid()))  # the first process of a run is the driver
     wanted = {"pipeline.flow": [functools.partial(_wrap, "encode", order, _note_unit)]}
+    if order["clock"]:
+        _let_the_clock_jump(wanted)
     if order["point"]:
         point = POINTS.get(order["point"], WRITE)
         where = (order["bucket"] and point.bucket) or point.where
@@ -224,7 +227,11 @@ def _reached(point: Point, order: dict) -> None:
     victim = int(os.environ[OF_DRIVER]) if order["driver"] else os.getpid()
     (folder / "fired.part").write_text(f"{victim} {threading.get_native_id()}")
     (folder / "fired.part").rename(folder / "fired")
-    os.kill(victim, order["signal"])
+    if victim == os.getpid() and order["signal"] == signal.SIGSTOP:
+        # To this thread: one to the process waits for the main thread, and this one would go on.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+    else:
+        os.kill(victim, order["signal"])
 
 
 def _first(path: Path) -> bool:

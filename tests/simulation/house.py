@@ -29,6 +29,7 @@ import pipeline.hashes
 import pipeline.plan
 import pipeline.reuse
 import pipeline.run.log
+import pipeline.run.summary
 import pipeline.shards
 import pipeline.slices
 import pipeline.table
@@ -242,6 +243,7 @@ def furnished() -> Iterator[None]:
         attempts: {"open_store": open_store},
         pipeline.hashes: {"pq": SimpleNamespace(ParquetFile=OneThread)},
         pipeline.reuse: {"pq": SimpleNamespace(ParquetFile=OneThread)},
+        pipeline.run.summary: {"_version": lambda: "simulated"},
         pipeline.run.log: {
             "datetime": SimpleNamespace(datetime=Clock, UTC=clock.UTC),
             "secrets": SimpleNamespace(token_hex=lambda n: worlds[-1].run_number()),

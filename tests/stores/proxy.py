@@ -9,6 +9,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -39,8 +40,15 @@ class Request:
 
 
 Forward = Callable[[Request], bytes]  # gives the server's whole answer
-# What the client gets: bytes, which may be half an answer; None: the connection is reset.
-Script = Callable[[Request, Forward], bytes | None]
+# What the client gets: bytes, which may be half an answer; then, or without any, a reset (None).
+Script = Callable[[Request, Forward], "bytes | Torn | None"]
+
+
+@dataclass(frozen=True)
+class Torn:
+    """An answer, or some of it, after which the connection is reset."""
+
+    data: bytes
 
 
 def answer(status: str, body: bytes = b"", headers: str = "") -> bytes:
@@ -62,6 +70,7 @@ class Proxy:
     script: Script = plainly
     requests: list[Request] = field(default_factory=list)
     port: int = 0
+    torn_bodies: int = 0  # so many requests are reset in the middle of their bodies
 
     def __enter__(self) -> Proxy:
         self._server = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -86,15 +95,18 @@ class Proxy:
     def _one(self, client: socket.socket) -> None:
         with client:
             try:
-                request = _read(client)
+                request = _read(client, self)
                 if request is None:
                     return
                 self.requests.append(request)
                 data = self.script(request, self._forward)
-                if data is None:
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                else:
+                if isinstance(data, Torn):
+                    client.sendall(data.data)
+                    time.sleep(0.05)  # a reset also takes what is still on its way
+                if isinstance(data, bytes):
                     client.sendall(data)
+                else:
+                    _reset(client)
             except OSError:
                 pass  # the client has gone: its own timeout
 
@@ -104,7 +116,12 @@ class Proxy:
             return b"".join(iter(lambda: server.recv(1 << 16), b""))
 
 
-def _read(client: socket.socket) -> Request | None:
+def _reset(client: socket.socket) -> None:
+    """The connection ends with RST, and not in order, when it is closed."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _read(client: socket.socket, proxy: Proxy) -> Request | None:
     data = b""
     while b"\r\n\r\n" not in data:
         if not (more := client.recv(1 << 16)):
@@ -119,6 +136,10 @@ def _read(client: socket.socket) -> Request | None:
         client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
     size = int(request.header("content-length") or 0)
     chunks = [body]
+    if size and proxy.torn_bodies:
+        proxy.torn_bodies -= 1
+        _reset(client)
+        return None
     while (got := sum(map(len, chunks))) < size:
         if not (more := client.recv(min(1 << 20, size - got))):
             return None
