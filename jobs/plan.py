@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jobs.cost import billion_lines, billion_rows
 from jobs.rates import rate_of
 from jobs.report import duration
 from pipeline.batches import Prepared
@@ -70,6 +71,8 @@ def plan(spec: Spec) -> dict[str, Any]:
         "rate_from": rate.source,
         "cost_estimated": None if price is None else round(seconds / 3600 * price, 4),
         "price_per_hour": price,
+        "billion_rows": billion_rows(planned, spec.run, sample.tokens / max(sample.rows, 1)),
+        "tokens_per_row": round(sample.tokens / max(sample.rows, 1), 1),
         "precision": planned.plan.settings.precision,
         "device": planned.plan.settings.device,
         "quarantined": [str(error) for error in planned.listing.quarantined],
@@ -118,6 +121,8 @@ def _work(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if facts["cost_estimated"] is not None:
         price = f"{facts['price_per_hour']:,} an hour, given in run.price_per_hour"
         yield "cost", f"about {facts['cost_estimated']:,.2f}: {price}"
+    for n, line in enumerate(billion_lines(facts["billion_rows"], facts["tokens_per_row"])):
+        yield "" if n else "billion", line
 
 
 def _many(count: int, word: str) -> str:

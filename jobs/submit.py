@@ -56,18 +56,23 @@ def submit(spec: Spec, address: str, *, wait: bool = True) -> tuple[dict[str, An
     """
     client = _connect(address)
     run_id = new_run_id()
+    number = 0
     with tempfile.TemporaryDirectory(prefix="embedmill-") as folder:
         _pack(spec, Path(folder))
         runtime = {
             "working_dir": folder,
             "env_vars": {RUN_ID: run_id, "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_SECONDS)},
         }
-        _send(client, run_id, runtime)
+        try:
+            with _signals_raise():
+                _send(client, run_id, runtime)
+        except _Signal as signalled:
+            number = _stop_what_was_sent(client, run_id, signalled.args[0])
     facts = {"run_id": run_id, "address": address, "output": whole(spec.output.path)}
     print(f"embedmill: run {run_id} is submitted to {address}", file=sys.stderr)
-    if not wait:
+    if not wait and not number:
         return facts, 0
-    said, info, number = _follow(client, run_id)
+    said, info, number = _follow(client, run_id, number)
     if said is None:
         raise _died(run_id, info, number)
     return said, 128 + number if number and said["exit_code"] else said["exit_code"]
@@ -84,6 +89,17 @@ def _send(client: JobSubmissionClient, run_id: str, runtime: dict[str, Any]) -> 
             if not starting or time.monotonic() - began > PATIENCE_SECONDS:
                 raise unreachable(client.get_address(), str(error)) from None
             time.sleep(1)
+
+
+def _stop_what_was_sent(client: JobSubmissionClient, run_id: str, number: int) -> int:
+    """Stops a job whose sending a signal has cut short; Interrupted if it was never sent."""
+    try:
+        client.stop_job(run_id)
+    except (OSError, RuntimeError):
+        error = Interrupted("INTERRUPTED", "", "nothing was sent", "the same command runs it")
+        error.exit_code = 128 + number
+        raise error from None
+    return number
 
 
 def stop(run_id: str, address: str) -> dict[str, Any]:
@@ -144,11 +160,10 @@ def _pack(spec: Spec, folder: Path) -> None:
 
 
 def _follow(
-    client: JobSubmissionClient, run_id: str
+    client: JobSubmissionClient, run_id: str, number: int
 ) -> tuple[dict[str, Any] | None, JobDetails, int]:
     """(what the job's last line says, its details, the signal that stopped it or 0)."""
     lines = _Lines()
-    number = 0
     while True:
         try:
             with _signals_raise():

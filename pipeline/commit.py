@@ -38,8 +38,11 @@ from schemas.manifest import (
     measured_name,
     part_name,
     record_to_row,
+    table_of,
 )
 from schemas.plan import Plan, Unit
+
+ASKED = 2000  # units that are asked for one by one; of more than these, a listing says which
 
 
 def commit_unit(store: Store, plan: Plan, encoded: Encoded) -> PartRecord:
@@ -105,11 +108,27 @@ def adopt(store: Store, plan: Plan, unit: Unit) -> PartRecord | None:
 
 
 def adopt_all(store: Store, plan: Plan, units: list[Unit]) -> tuple[list[PartRecord], list[Unit]]:
-    """Records of the units that are committed already, and the units that are not."""
+    """Records of the units that are committed already, and the units that are not.
+
+    Of many units only those are looked at that a listing names. It may miss one that another
+    driver commits now; that one is found when it is encoded.
+    """
+    listed = None
+    if len(units) > ASKED:
+        listed = set(store.list(part_name(plan.fingerprint, "", 0).rpartition("/")[0]))
+    records: list[PartRecord] = []
+    missing: list[Unit] = []
+
+    def find(unit: Unit) -> PartRecord | None:
+        name = part_name(plan.fingerprint, unit.key, plan.generation)
+        return None if listed is not None and name not in listed else adopt(store, plan, unit)
+
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda unit: adopt(store, plan, unit), units))
-    missing = [unit for unit, record in zip(units, found, strict=True) if record is None]
-    return [record for record in found if record is not None], missing
+        for first in range(0, len(units), ASKED):
+            some = units[first : first + ASKED]
+            for unit, record in zip(some, pool.map(find, some), strict=True):
+                missing.append(unit) if record is None else records.append(record)
+    return records, missing
 
 
 def commit_snapshot(
@@ -159,13 +178,14 @@ def _manifest(
         raise StorageError(
             "UNITS_MISSING", plan.output, f"{len(missing)} units have no part. This is a bug."
         )
-    rows = [record_to_row(by_key[unit.key]) for unit in planned.units]
-    parts = pa.concat_tables([planned.carried, pa.Table.from_pylist(rows, schema=PART_TABLE)])
+    rows = (record_to_row(by_key[unit.key]) for unit in planned.units)
+    parts = pa.concat_tables([planned.carried, table_of(rows, PART_TABLE)])
     data = ipc_bytes(parts)
     sha256 = hashlib.sha256(data).hexdigest()
     rejects: Counter[str] = Counter()
     for entry in parts.column("rejects").to_pylist():
-        rejects.update(dict(entry))
+        for code, count in entry:
+            rejects[code] += count
     quarantined = [error.where for error in planned.listing.quarantined]
     total = {
         name: sum(parts.column(name).to_pylist())

@@ -29,7 +29,7 @@ from pipeline.snapshot import PLANS, Snapshot, latest, open_plans, read_plan, ta
 from pipeline.store import Store, each
 from schemas.columns import SLICE, UNITS, encode_schema
 from schemas.errors import ConflictError, StorageError
-from schemas.manifest import PART_TABLE, slices_to_rows, unit_of
+from schemas.manifest import PART_TABLE, slices_to_rows, table_of, unit_of
 from schemas.plan import Plan, Settings, Unit, VectorColumn
 from schemas.spec import Spec
 
@@ -114,8 +114,8 @@ def _plan_on(base: Snapshot | None, spec: Spec, store: Store) -> Planned:
 
 def freeze(store: Store, planned: Planned) -> str:
     """Stores the plan; returns its name. Two drivers with the same plan write the same object."""
-    rows = [{"unit_key": u.key, "slices": slices_to_rows(u.slices)} for u in planned.units]
-    units = ipc_bytes(pa.Table.from_pylist(rows, schema=UNITS))
+    rows = ({"unit_key": u.key, "slices": slices_to_rows(u.slices)} for u in planned.units)
+    units = ipc_bytes(table_of(rows, UNITS))
     head: dict[str, Any] = {"plan": planned.plan.to_json()}
     head["carried"] = digest(sorted(planned.carried.column("path").to_pylist()))
     head["units_sha256"] = hashlib.sha256(units).hexdigest()

@@ -19,7 +19,9 @@ _embed/index/RUNID.json                       what `index` did, sink by sink
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, astuple, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +31,7 @@ from schemas.errors import ConflictError
 from schemas.plan import Shard, Slice, Unit
 
 FORMAT = 1
+AT_ONCE = 10_000  # rows of a table in the making
 KEYS_FORMAT = 1  # raise by hand when the same rows have other keys in a sink
 
 
@@ -100,8 +103,12 @@ PART_TABLE = pa.schema(
 def slices_to_rows(slices: tuple[Slice, ...]) -> list[dict[str, Any]]:
     """Slices as values of columns.SLICE."""
     return [
-        dict(zip(SLICE.names, (*astuple(s.shard), s.start, s.rows), strict=True)) for s in slices
+        dict(zip(SLICE.names, (*_facts(s.shard), s.start, s.rows), strict=True)) for s in slices
     ]
+
+
+def _facts(shard: Shard) -> tuple[Any, ...]:
+    return tuple(getattr(shard, name) for name in Shard.__slots__)
 
 
 def slices_from_rows(rows: list[dict[str, Any]]) -> tuple[Slice, ...]:
@@ -121,6 +128,14 @@ def record_to_row(record: PartRecord) -> dict[str, Any]:
     """A part record as a value of PART_TABLE."""
     plain = {f.name: getattr(record, f.name) for f in fields(record)}
     return {**plain, "slices": slices_to_rows(record.slices)}
+
+
+def table_of(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table: never more than a few of them as dicts, each of which is a kilobyte."""
+    rows, batches = iter(rows), []
+    while some := list(islice(rows, AT_ONCE)):
+        batches.append(pa.RecordBatch.from_pylist(some, schema=schema))
+    return pa.Table.from_batches(batches, schema=schema)
 
 
 def record_from_row(row: dict[str, Any]) -> PartRecord:

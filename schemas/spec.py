@@ -195,6 +195,9 @@ class Encoders(Section):
         return self
 
 
+Hardware = Literal["h200", "zen4_core"]  # what has been measured: jobs/cost.py
+
+
 class Run(Section):
     """How: never part of the identity, so that a change here resumes instead of starting over."""
 
@@ -221,6 +224,9 @@ class Run(Section):
     )
     price_per_hour: Annotated[float, Field(ge=0)] | None = Field(
         None, description="of all machines of a run, in your currency: plan says what a run costs"
+    )
+    prices: dict[Hardware, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="of an hour of one h200 or zen4_core: plan says what a billion rows cost"
     )
 
 

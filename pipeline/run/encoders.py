@@ -21,6 +21,9 @@ from schemas.spec import Encoders, Run
 Nodes = list[tuple[dict[str, float], int]]
 
 FEED_CPUS, LOAD_CPUS, COMMIT_CPUS = 0.1, 0.5, 0.25
+# Threads of a process with a GPU: one feeds the device, one makes the last unit's table, one has
+# the next unit's packs at hand. A CPU encoder has the threads of the plan for itself.
+GPU_LANES = 3
 # Where an autoscaler runs whose limits we cannot see: more than it grants stay pending.
 UNSEEN_ROOM = 64
 # Matrix operations a second that even an encoder in trouble reaches, and the time a cloud may
@@ -38,6 +41,7 @@ class Pool:
     initial: int
     cpus: float
     gpus: float
+    lanes: int = 1  # threads of its process that each have a unit
 
 
 def size_pool(
@@ -69,13 +73,13 @@ def size_pool(
     _refuse_too_many(plan, run, room, autoscaled=possible is not None)
     spare = FEED_CPUS + LOAD_CPUS + COMMIT_CPUS
     shares = [(node["CPU"] - spare) / n for node, _ in nodes if (n := hosted(node))]
-    cpus = max(0.1, min([threads, *shares]))
+    cpus, lanes = max(0.1, min([threads, *shares])), GPU_LANES if gpus else 1
     if isinstance(wanted, Encoders):
-        return Pool(wanted.min, wanted.max, wanted.min, cpus, gpus)
+        return Pool(wanted.min, wanted.max, wanted.min, cpus, gpus, lanes)
     count = wanted if isinstance(wanted, int) else max(1, min(room, units))
     # Full size from the start: a pool that grows by itself loses minutes. A cloud's may shrink.
     least = 1 if possible is not None and wanted == "auto" else count
-    return Pool(least, count, count, cpus, gpus)
+    return Pool(least, count, count, cpus, gpus, lanes)
 
 
 def _refuse_too_many(plan: Plan, run: Run, room: int, autoscaled: bool) -> None:

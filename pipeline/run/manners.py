@@ -7,15 +7,28 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Ray takes SIGTERM and leaves at once; ours finishes the units in flight."""
+    """Ray takes SIGTERM and leaves at once; ours finishes the units in flight.
+
+    One that comes while Ray has it is told to ours, and raises SystemExit as Ray wants it.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
+    try:
+        yield
+    except SystemExit:
+        _give_back(before)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    _give_back(before)
+
+
+def _give_back(handlers: dict[signal.Signals, Any]) -> None:
     if threading.current_thread() is threading.main_thread():
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline.batches import Encoded
@@ -76,7 +76,7 @@ class Tally:
     prepare_seconds: float = 0.0
     write_seconds: float = 0.0
     peak_rss_bytes: int = 0
-    spans: list[tuple[float, float]] = field(default_factory=list)
+    busy: Spans = field(default_factory=lambda: Spans())
     engine: dict[str, str] = field(default_factory=dict)
     adopted: list[PartRecord] = field(default_factory=list)  # by other drivers, meanwhile
     timeline: Timeline = field(default_factory=Timeline)
@@ -100,7 +100,7 @@ class Tally:
         self.write_seconds += receipt.write_seconds
         self.peak_rss_bytes = max(self.peak_rss_bytes, receipt.peak_rss_bytes)
         if receipt.engine:  # there were packs
-            self.spans = merge_spans([*self.spans, receipt.encode_span])
+            self.busy.add(*receipt.encode_span)
             self.engine = receipt.engine
         seconds = (self.prepare_seconds, self.encode_seconds, self.write_seconds)
         self.timeline.add((time.time(), self.rows, self.tokens, *seconds))
@@ -117,15 +117,22 @@ class Tally:
     @property
     def encode_seconds(self) -> float:
         """Wall time with at least one pack in an encoder."""
-        return sum(end - start for start, end in self.spans)
+        return self.busy.seconds
 
 
-def merge_spans(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The union of intervals as disjoint ones, in order."""
-    merged: list[tuple[float, float]] = []
-    for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
+@dataclass(slots=True)
+class Spans:
+    """The union of intervals, as disjoint ones in order, and how long they are together."""
+
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, start: float, end: float) -> None:
+        """Joins an interval with all that it touches."""
+        first = bisect_left(self.spans, start, key=lambda span: span[1])
+        last = bisect_right(self.spans, end, key=lambda span: span[0])
+        touched = self.spans[first:last]
+        for low, high in touched:
+            start, end = min(start, low), max(end, high)
+        self.spans[first:last] = [(start, end)]
+        self.seconds += end - start - sum(high - low for low, high in touched)

@@ -23,7 +23,7 @@ def summarize(
     warnings: list[str],
 ) -> RunReport:
     """The report of a run that began at `began` (wall clock) and ends now."""
-    seconds, spans, settings = time.time() - began, tally.spans, planned.plan.settings
+    seconds, spans, settings = time.time() - began, tally.busy.spans, planned.plan.settings
     window = spans[-1][1] - spans[0][0] if spans else 0.0
     resumed = [*resumed, *tally.adopted]
     idle = {"device": settings.device, "precision": settings.precision, "attention": "", "path": ""}

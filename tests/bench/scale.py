@@ -10,6 +10,7 @@ listing, reading footers, cutting, freezing, adopting and committing are the rea
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import resource
 import tempfile
@@ -61,10 +62,13 @@ def write_shards(folder: Path, count: int) -> Path:
 
 def record_of(fingerprint: str, generation: int, unit: Any) -> PartRecord:
     """What a finished unit would leave."""
-    rows = unit.rows
+    rows, name = unit.rows, part_name(fingerprint, unit.key, generation)
     return PartRecord(
-        unit.key, part_name(fingerprint, unit.key, generation), "0" * 64, 15_000_000, rows, rows,
-        rows, 0, 0, rows, 9 * rows, 0, 0, 1.0, 1.0, {}, "", unit.slices,
+        unit_key=unit.key, path=name, sha256=hashlib.sha256(name.encode()).hexdigest(),
+        bytes=15_000_000 + rows, rows_in=rows, rows_out=rows, vectors=rows, rows_deduplicated=0,
+        rows_cut=0, tokens=9 * rows, rejects={}, rejects_path="", slices=unit.slices,
+        sequences=rows, tokens_encoded=9 * rows, tokens_unknown=0, collapsed=0,
+        norm_sum=1.0 * rows, norm_squares=1.0 * rows,
     )  # fmt: skip
 
 

@@ -17,6 +17,8 @@ import psutil
 import pytest
 import yaml
 
+from tests.stores.conftest import bucket, servers  # noqa: F401
+
 ROOT = Path(__file__).resolve().parents[2]
 CANARY = "canary-7d1f0c3a"  # a secret that must turn up nowhere
 

@@ -2,16 +2,21 @@
 
 python tests/cluster/nodes.py CPUS...     prints the address; then a line an order:
 kill      ends by force a worker node that holds an encoder, prints its number or "none"
+drain     warns it as a cloud warns a spot machine, and ends it so many seconds later
 """
 
 from __future__ import annotations
 
 import sys
+import time
 
 import psutil
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 
 STORE = 200_000_000
+NOTICE = 10  # seconds from the warning to the end
 
 
 def main() -> None:
@@ -22,12 +27,22 @@ def main() -> None:
     cluster.wait_for_nodes(timeout=200)
     print(cluster.address, flush=True)
     for order in sys.stdin:
-        if order.strip() == "kill":
-            number = next((n for n, node in enumerate(workers) if holds_encoder(node)), None)
-            if number is not None:
-                cluster.remove_node(workers.pop(number), allow_graceful=False)
-            print("none" if number is None else number, flush=True)
+        number = next((n for n, node in enumerate(workers) if holds_encoder(node)), None)
+        if number is not None:
+            if order.strip() == "drain":
+                drain(cluster.address, workers[number].node_id)
+                time.sleep(NOTICE)
+            cluster.remove_node(workers.pop(number), allow_graceful=False)
+        print("none" if number is None else number, flush=True)
     cluster.shutdown()
+
+
+def drain(address: str, node_id: str) -> None:
+    """Tells the cluster that a node will be preempted."""
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = time.time_ns() // 1_000_000 + NOTICE * 1000
+    accepted, why = GcsClient(address=address).drain_node(node_id, reason, "spot", deadline)
+    assert accepted, why
 
 
 def holds_encoder(node) -> bool:

@@ -22,11 +22,14 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from pipeline.store import open_store
 from tests.faults.processes import parts
+from tests.stores.servers import Place
 
 from .conftest import ROOT, end_processes_of
 
 Make = Callable[..., tuple[Path, Path]]
+Undisturbed = Callable[..., dict[str, bytes]]
 UNITS = 40
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -40,9 +43,9 @@ class Nodes:
     process: subprocess.Popen
     environment: dict[str, str]
 
-    def kill(self) -> str:
-        """Ends a node that holds an encoder; its number."""
-        self.process.stdin.write("kill\n")
+    def lose(self, how: str) -> str:
+        """Ends a node that holds an encoder, by `kill` or `drain`; its number."""
+        self.process.stdin.write(f"{how}\n")
         self.process.stdin.flush()
         return self.process.stdout.readline().strip()
 
@@ -75,8 +78,16 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+@pytest.fixture
+def in_s3(bucket: Callable[[str], Place]) -> str:
+    """A folder in a bucket of a local S3 server."""
+    return bucket("s3").uri
+
+
 @pytest.fixture(params=[(1, 1, 1)], ids=lambda cpus: f"{len(cpus)} nodes")
 def nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    if "in_s3" in request.fixturenames:
+        request.getfixturevalue("in_s3")  # its credentials are the nodes'
     base = Path(tempfile.mkdtemp(prefix="em-", dir="/tmp"))
     (base / ".ray").mkdir()
     (base / ".ray" / "auth_token").write_text(secrets.token_hex(32))
@@ -110,28 +121,48 @@ def nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
 
 
 @pytest.fixture
-def undisturbed(job: Make, tmp_path: Path) -> Callable[[Path], dict[str, bytes]]:
-    """The parts of an inline run of a spec."""
+def undisturbed(tmp_path: Path) -> Undisturbed:
+    """The parts of an inline run of a spec, perhaps with other settings."""
 
-    def run(spec: Path) -> dict[str, bytes]:
-        sets = ["--set", "run.runner=inline", "--set", f"output.path={tmp_path / 'inline'}"]
-        command = [sys.executable, "-m", "jobs", "run", str(spec), *sets]
+    def run(spec: Path, *sets: str) -> dict[str, bytes]:
+        command = [sys.executable, "-m", "jobs", "run", str(spec)]
+        for item in (*sets, "run.runner=inline", f"output.path={tmp_path / 'inline'}"):
+            command += ["--set", item]
         subprocess.run(command, check=True, capture_output=True)
         return parts(tmp_path / "inline")
 
     return run
 
 
+def moved(spec: Path, uri: str) -> tuple[str, ...]:
+    """Puts the one shard of a spec into a bucket; the settings of a run from it to it."""
+    (shard,) = (spec.parent / "in").iterdir()
+    assert open_store(f"{uri}/in").create(shard.name, shard.read_bytes())
+    return f"input.path={uri}/in/{shard.name}", f"output.path={uri}/out"
+
+
+def parts_in(uri: str) -> dict[str, bytes]:
+    """Name and bytes of every part in a bucket."""
+    store = open_store(f"{uri}/out")
+    return {name.rpartition("/")[2]: store.read(name) for name in store.list("data")}
+
+
+@pytest.mark.parametrize(
+    ("how", "encoders"),
+    [("kill", "auto"), ("kill", {"min": 1, "max": 3}), ("drain", "auto")],
+    ids=["by force", "while the pool grows", "with notice"],
+)
 def test_a_lost_node_loses_nothing(
-    nodes: Nodes, job: Make, undisturbed: Callable[[Path], dict[str, bytes]]
+    nodes: Nodes, in_s3: str, job: Make, undisturbed: Undisturbed, how: str, encoders: object
 ) -> None:
-    """A node with an encoder goes by force in the middle; the parts are those of inline."""
-    spec, output = job(10 * UNITS)
-    process = nodes.start(spec)
-    while process.poll() is None and len(parts(output)) < 5:
-        time.sleep(0.02)
-    assert "none" != nodes.kill(), finish(process)[2]
-    before = len(parts(output))
+    """From a bucket to it. A node with an encoder goes in the middle; the parts are inline's."""
+    spec, _ = job(10 * UNITS, encoders=encoders)
+    sets = moved(spec, in_s3)
+    process = nodes.start(spec, *sets)
+    while process.poll() is None and len(parts_in(in_s3)) < 5:
+        time.sleep(0.05)
+    assert "none" != nodes.lose(how), finish(process)[2]
+    before = len(parts_in(in_s3))
     code, out, err = finish(process)
 
     assert 0 == code, err
@@ -140,11 +171,11 @@ def test_a_lost_node_loses_nothing(
     assert (10 * UNITS, UNITS, 0) == tuple(
         report[key] for key in ("rows_in", "parts", "rows_rejected")
     )
-    assert undisturbed(spec) == parts(output)
+    assert undisturbed(spec, *sets) == parts_in(in_s3)
 
 
 def test_the_pool_grows_from_one_to_three(
-    nodes: Nodes, job: Make, undisturbed: Callable[[Path], dict[str, bytes]]
+    nodes: Nodes, job: Make, undisturbed: Undisturbed
 ) -> None:
     spec, output = job(10 * UNITS, encoders={"min": 1, "max": 3})
     process = nodes.start(spec)
@@ -171,6 +202,11 @@ def test_what_the_cluster_cannot_do_is_said_at_once(nodes: Nodes, job: Make) -> 
     assert "no node has room for an encoder on cuda" in err and "Traceback" not in err
     assert time.monotonic() - began < 90
 
+    code, _, err = finish(start_patched(OTHER, nodes, spec))
+    assert 75 == code, err
+    assert "SOFTWARE_DIFFERS" in err and "for 0.0.1 of the driver" in err
+    assert 1 == err.count("embedmill: "), err
+
     code, _, err = finish(nodes.start(spec))
     assert 0 == code, err
     (canary,) = output.glob("_embed/canary/*.arrow")
@@ -187,9 +223,7 @@ def test_what_the_cluster_cannot_do_is_said_at_once(nodes: Nodes, job: Make) -> 
     assert 1 == err.count("embedmill: "), err
 
 
-def test_two_drivers_share_one_plan(
-    nodes: Nodes, job: Make, undisturbed: Callable[[Path], dict[str, bytes]]
-) -> None:
+def test_two_drivers_share_one_plan(nodes: Nodes, job: Make, undisturbed: Undisturbed) -> None:
     """Both end well in one snapshot; few units are encoded twice."""
     spec, output = job(10 * UNITS)
     both = [nodes.start(spec), nodes.start(spec)]
@@ -210,25 +244,38 @@ def test_two_drivers_share_one_plan(
     assert undisturbed(spec) == parts(output)
 
 
-STALL = """
-import sys
+OTHER = """
 from jobs.cli import main
 from pipeline.run import cluster
 
-cluster.patience = lambda *_: 15.0
+here = cluster.versions
+cluster.versions = lambda ray: {**here(ray), "torch": "0.0.1"}
 main()
 """
+STALL = """
+from jobs.cli import main
+from pipeline.run import session
+
+session.patience = lambda *_: 15.0
+main()
+"""
+
+
+def start_patched(script: str, nodes: Nodes, spec: Path) -> subprocess.Popen:
+    """`run` on the cluster, by a driver with something else in its place."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, "run", str(spec), "--set", f"run.address={nodes.address}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=nodes.environment,
+    )
 
 
 def test_a_run_that_stands_still_ends(nodes: Nodes, job: Make) -> None:
     """Its encoders hang: stopped, as a device in trouble leaves them. The guard ends the run."""
     spec, output = job(10 * UNITS)
-    process = subprocess.Popen(
-        [sys.executable, "-c", STALL, "run", str(spec), "--set", f"run.address={nodes.address}"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=nodes.environment,
-    )
+    process = start_patched(STALL, nodes, spec)
     while process.poll() is None and len(parts(output)) < 5:
         time.sleep(0.02)
     held = nodes.encoders()

@@ -19,7 +19,7 @@ from jobs.run import run
 from jobs.status import status
 from jobs.verify import verify
 from schemas.spec import Spec
-from tests.faults.processes import finish, start, wait_for_parts, write_spec
+from tests.faults.processes import finish, parts, start, wait_for_parts, write_spec
 from tests.jobs.conftest import texts
 
 UNITS, UNIT_ROWS = 12, 40
@@ -49,9 +49,9 @@ def write_shards(folder: Path, write: Callable[..., Path], name: str, changed: i
         write(folder / f"{name}-{n:02d}.parquet", text=rows, id=ids)
 
 
-def pause(process: subprocess.Popen, output: Path) -> None:
+def pause(process: subprocess.Popen, output: Path, units: int = 2) -> None:
     """Stops a run, with all its threads, when it has committed some of its units."""
-    wait_for_parts(output, UNITS + 2, process)
+    wait_for_parts(output, UNITS + units, process)
     os.kill(process.pid, signal.SIGSTOP)
     assert process.poll() is None, "the run ended before it could be paused"
 
@@ -64,8 +64,15 @@ def whole(output: Path, parts: int) -> None:
     assert parts == len(list(output.glob("data/*/*.parquet")))
 
 
-def test_two_runs_of_one_plan_both_end_well_with_one_snapshot(spec: Path) -> None:
-    """Started together."""
+def test_a_run_killed_at_half_and_two_that_overlap_end_in_one_snapshot(spec: Path) -> None:
+    """The two are started together after it, and go on where it was."""
+    output = spec.parent / "out"
+    killed = start(spec)
+    pause(killed, output, UNITS // 2)
+    killed.kill()
+    killed.communicate()
+    standing = len(parts(output)) - UNITS  # the old snapshot's are there, too
+    assert UNITS // 2 <= standing < UNITS
     both = [start(spec), start(spec)]
     ends = [finish(process) for process in both]
 
@@ -73,7 +80,8 @@ def test_two_runs_of_one_plan_both_end_well_with_one_snapshot(spec: Path) -> Non
     reports = [json.loads(out) for _, out, _ in ends]
     assert {"_embed/manifest/000002.json"} == {report["manifest"] for report in reports}
     assert {UNITS * UNIT_ROWS} == {report["rows_in"] for report in reports}
-    whole(spec.parent / "out", UNITS)
+    assert all(standing <= report["units_resumed"] for report in reports)
+    whole(output, UNITS)
 
 
 @pytest.mark.slow

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from jobs import rates
+from jobs.cost import BASE, LARGE, MEASURED, MINILM
 from jobs.plan import plan, plan_text
 from jobs.run import run
 from pipeline.store import open_store
 from schemas.spec import Spec
+from tests.conftest import ROOT
 
 LENGTHS = (1, 1, 3, 20, 60, 120, 200)  # words; with [CLS] and [SEP] two tokens more
 
@@ -140,3 +142,38 @@ def test_neither_is_identity(job: Job) -> None:
     priced = job.plan(tokens_per_s=7.0, price_per_hour=7.0)
 
     assert priced["fingerprint"] == job.plan()["fingerprint"]
+
+
+def test_a_billion_rows_take_what_was_measured_and_cost_what_is_given(job: Job) -> None:
+    facts = job.plan(prices={"h200": 2.0})
+    gpu, core = facts["billion_rows"]
+
+    assert ("h200", "fast", "zen4_core", "exact") == (
+        gpu["hardware"], gpu["precision"], core["hardware"], core["precision"]
+    )  # fmt: skip
+    tokens = facts["tokens_estimated"] / facts["sample"]
+    hours = 1e9 * tokens / gpu["tokens_per_s"] / 3600
+    assert hours == pytest.approx(gpu["hours_per_billion_rows"], rel=0.01, abs=0.01)
+    assert gpu["cost_per_billion_rows"] == pytest.approx(
+        2 * gpu["hours_per_billion_rows"], abs=0.02
+    )
+    assert core["cost_per_billion_rows"] is None
+    text = plan_text(facts)
+    assert "one H200, fast:" in text and "costs" in text
+    assert 1 == text.count("costs")
+
+
+def test_rates_are_the_measured_ones_and_between_them_rise_with_smaller_models() -> None:
+    h200 = next(kind for kind in MEASURED if kind.name == "h200")
+
+    assert [9.8e6, 2.10e6, 0.81e6] == [h200.tokens_per_s(at) for at in (MINILM, BASE, LARGE)]
+    assert 2.10e6 < h200.tokens_per_s(MINILM * 2) < 9.8e6
+    assert h200.tokens_per_s(MINILM / 2) == 2 * 9.8e6
+    assert h200.tokens_per_s(LARGE * 2) == 0.81e6 / 2
+    for kind in MEASURED:
+        assert (ROOT / "docs" / "benchmarks" / kind.page).exists()
+
+
+def test_hardware_that_nobody_measured_has_no_price(job: Job) -> None:
+    with pytest.raises(ValueError, match="prices"):
+        job.plan(prices={"abacus": 1.0})

@@ -47,6 +47,12 @@ def test_nodes_of_one_core_are_not_filled_by_their_encoder() -> None:
     assert pool.cpus + SPARE <= 1 + 1e-9
 
 
+def test_a_gpu_gets_its_next_unit_while_the_last_ones_table_is_made() -> None:
+    """Of a CPU's threads all are the encoder's: there one unit is encoded at a time."""
+    assert 3 == size_pool(plan("cuda"), run(), 1000, [node(16, gpus=1)]).lanes
+    assert 1 == size_pool(plan(), run(), 1000, [node(16)]).lanes
+
+
 def test_there_are_never_more_encoders_than_units() -> None:
     assert 2 == size_pool(plan(), run(), 2, [node(16)]).most
 

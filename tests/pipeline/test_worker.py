@@ -1,0 +1,63 @@
+"""What a process of a cluster asks of itself before its first unit, and how Ray's refusals read."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+from ray._private.utils import check_version_info
+
+from pipeline.run.failures import ours, unreachable
+from pipeline.run.worker import Job, job_of, versions
+from schemas.errors import ModelError, StorageError, TryAgain
+
+
+def pickled(output: Path, **other: str) -> bytes:
+    """A job of a driver with other software."""
+    plan = SimpleNamespace(output=str(output), fingerprint="0" * 64)
+    return pickle.dumps(Job(plan, "stop", {**versions(ray.__version__), **other}))
+
+
+@pytest.mark.parametrize("name", ["python", "ray", "torch", "pyarrow", "tokenizers"])
+def test_a_worker_with_other_software_says_what_differs(tmp_path: Path, name: str) -> None:
+    here = versions(ray.__version__)[name]
+
+    with pytest.raises(TryAgain) as caught:
+        job_of(pickled(tmp_path, **{name: "0.0.1"}), ray.__version__)
+
+    assert "SOFTWARE_DIFFERS" == caught.value.code
+    assert f"{name} {here} for 0.0.1 of the driver" in str(caught.value)
+
+
+def test_a_worker_that_sees_another_folder_refuses(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="is another folder on node"):
+        job_of(pickled(tmp_path), ray.__version__)
+
+
+@pytest.mark.parametrize(
+    "theirs", [{"ray_version": "2.58.0"}, {"python_version": "3.12.1"}], ids=["ray", "python"]
+)
+def test_a_cluster_of_another_version_is_named_with_ours(theirs: dict[str, str]) -> None:
+    """Of what Ray itself says, which has many lines."""
+    ours = {"ray_version": ray.__version__, "python_version": versions(ray.__version__)["python"]}
+    with pytest.raises(RuntimeError) as caught:
+        check_version_info({**ours, **theirs}, "here", python_version_match_level="patch")
+    error = unreachable("ray://there", str(caught.value))
+
+    assert ("RAY_VERSION", 75) == (error.code, error.exit_code)
+    (version,) = theirs.values()
+    assert version in error.what and f"this machine has Ray {ray.__version__}" in error.what
+    assert "\n" not in str(error)
+
+
+def test_an_encoder_that_cannot_start_ends_the_run_with_its_own_reason() -> None:
+    """However deep Ray has wrapped it."""
+    reason = ModelError("CANARY", "model", "this encoder is not the reference", "report it")
+    wrapped = RuntimeError("The actor died because of an error raised in its creation task")
+    wrapped.__cause__ = ValueError("UDF failed")
+    wrapped.__cause__.cause = reason
+
+    assert reason is ours(wrapped)
