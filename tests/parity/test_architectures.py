@@ -81,7 +81,7 @@ def test_any_encoder_is_the_padded_reference(tmp_path, kind):
         assert (got.hidden_TD - hidden_TD).abs().max() < TOLERANCE
     assert got.hidden_TD.dtype == torch.float32
     assert encoder.dim == got.hidden_TD.shape[1] == 48
-    ours = encoder.engine["path"] in ("packed", "packed-onednn")
+    ours = encoder.engine["path"] in ("packed", "packed-onednn", "packed-native")
     assert ours == (kind in FAMILIES)
 
 
