@@ -29,8 +29,8 @@ DTYPES = {
 }
 
 
-def check_engine(device: str, precision: str) -> None:
-    """ModelError if there is no engine for such a device, or none of this precision."""
+def check_engine(folder: Path, device: str, precision: str) -> None:
+    """ModelError if no engine runs this model on such a device in this precision."""
     kind = device.partition(":")[0]
     if kind not in {known for known, _ in DTYPES}:
         do = "choose one of cpu, cuda"
@@ -38,6 +38,9 @@ def check_engine(device: str, precision: str) -> None:
     if (kind, precision) not in DTYPES:
         do = "choose " + " or ".join(p for known, p in DTYPES if known == kind)
         raise ModelError("PRECISION_UNSUPPORTED", device, f"no precision {precision}", do)
+    if precision == "int8" and not is_ours(folder):
+        what, do = "int8 is for BERT and its kin", "choose exact or fast"
+        raise ModelError("PRECISION_UNSUPPORTED", str(folder), what, do)
 
 
 def load_encoder(folder: Path, *, device: str, precision: str, threads: int) -> Encoder:
@@ -47,7 +50,7 @@ def load_encoder(folder: Path, *, device: str, precision: str, threads: int) -> 
     proves right, padded if not.
     threads: of this process; part of the plan, because the order of a sum depends on it.
     """
-    check_engine(device, precision)
+    check_engine(folder, device, precision)
     # Threads that spin while they wait take the core from the thread they wait for: two encoders
     # on two cores lost nine tenths to it. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -63,9 +66,6 @@ def load_encoder(folder: Path, *, device: str, precision: str, threads: int) -> 
     torch.backends.cudnn.allow_tf32 = False
     if is_ours(folder):
         return _ours(Path(folder), device, precision, threads)
-    if precision == "int8":
-        do = "choose exact or fast"
-        raise ModelError("PRECISION_UNSUPPORTED", str(folder), "int8 is for BERT and its kin", do)
     from pipeline.encode.auto import AutoEncoder
 
     return AutoEncoder(Path(folder), device, getattr(torch, DTYPES[kind, precision]))
