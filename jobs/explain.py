@@ -21,7 +21,7 @@ from schemas.errors import SpecError
 from schemas.spec import Spec
 
 if TYPE_CHECKING:
-    from pipeline.encode.bert import PackedBert
+    from pipeline.encode.encoder import Encoder
 
 # The order in which the engine gives them; each is one (T, D) tensor in fp32.
 NORMS = ("token", "segment", "position", "sum", "normed")
@@ -109,7 +109,7 @@ def explain_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _encoder(model: ModelFolder) -> PackedBert:
+def _encoder(model: ModelFolder) -> Encoder:
     """The engine on the CPU in fp32: embeddings are fp32 in every precision."""
     from pipeline.encode.load import load_encoder
 

@@ -14,8 +14,8 @@ from pipeline.write import floats_in
 from schemas.plan import VectorColumn
 
 EXACT = 1e-5  # most that a value of a vector of norm 1 may differ by in fp32
-FAST = 0.999  # least cosine in bf16 and fp16
-FAST_SCORE = 0.05  # most that a score may differ by in bf16 and fp16
+LEAST = {"exact": 1.0, "fast": 0.999, "int8": 0.95}  # cosine of a vector, by precision
+SCORE = {"exact": EXACT, "fast": 0.05, "int8": 0.5}  # most that a score may differ by
 HALF = 2.0**-11  # float16 rounds a value by this share of it
 WIDEST = float(np.finfo(np.float64).max)
 
@@ -37,7 +37,7 @@ def stored_value(column: pa.Array, about: VectorColumn, range_2D: np.ndarray | N
 
 
 def distance(
-    column: VectorColumn, got: np.ndarray, want: np.ndarray, *, exact: bool,
+    column: VectorColumn, got: np.ndarray, want: np.ndarray, *, precision: str,
     range_2D: np.ndarray | None,
 ) -> tuple[float, float, float]:  # fmt: skip
     """(cosine, largest difference, how many times what is allowed); above 1 is a problem.
@@ -47,7 +47,8 @@ def distance(
     if got.shape != want.shape or not np.isfinite(got).all():
         return -1.0, WIDEST, float("inf")
     scale = 1.0 if column.kind == "scores" else float(np.linalg.norm(want)) or 1.0
-    slack = EXACT if exact else float(np.sqrt(2 * (1 - FAST)))
+    exact, least = precision == "exact", LEAST[precision]
+    slack = EXACT if exact else float(np.sqrt(2 * (1 - least)))
     rounding = 0.0
     if column.dtype == "float16":
         rounding = HALF * float(np.abs(want).max()) / scale
@@ -62,4 +63,5 @@ def distance(
     cosine = float(np.vdot(got, want)) / norms if norms else 1.0
     if exact:
         return cosine, diff, diff / (EXACT + rounding)
-    return cosine, diff, diff / FAST_SCORE if column.kind == "scores" else (1 - cosine) / (1 - FAST)
+    over = diff / SCORE[precision] if column.kind == "scores" else (1 - cosine) / (1 - least)
+    return cosine, diff, over

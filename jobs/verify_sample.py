@@ -180,11 +180,11 @@ def _compare(store: Store, plan: Plan, picked: list[Picked], problems: list[str]
             if not np.isfinite(want_D).all():  # the reference cannot truncate this row
                 refused.add(n)
                 continue
-            exact = plan.settings.precision == "exact"
             range_2D = ranges.get(column.name)
             cosine, diff, over = distance(
-                column, row.vectors[column.name], want_D, exact=exact, range_2D=range_2D
-            )
+                column, row.vectors[column.name], want_D,
+                precision=plan.settings.precision, range_2D=range_2D,
+            )  # fmt: skip
             cosines.append(cosine)
             diffs.append(diff)
             if over > 1:

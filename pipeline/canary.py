@@ -25,9 +25,10 @@ from pipeline.store import Store, open_store
 from schemas.errors import ModelError
 from schemas.plan import Plan
 
-# Least cosine with the reference. Neither is about quality: random or shifted ids, a missing
-# segment, other weights or a broken kernel are far below; honest bf16 is far above.
-LEAST_COSINE = {"exact": 0.99999, "fast": 0.99}
+# Least cosine with the reference. None is about quality: random or shifted ids, a missing
+# segment, other weights or a broken kernel are far below; honest bf16 is far above. Of MiniLM the
+# worst in bf16 has 0.99996, in int8 0.978: a word of one token.
+LEAST_COSINE = {"exact": 0.99999, "fast": 0.99, "int8": 0.95}
 AGAIN = 4  # texts after each unit
 
 WORDS = (

