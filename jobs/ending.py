@@ -6,12 +6,14 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
-from schemas.errors import EmbedmillError, SpecError, StorageError
+from schemas.errors import EmbedmillError, Interrupted, SpecError, StorageError
 
 
 class Listened:
@@ -57,6 +59,9 @@ def listened() -> Iterator[None]:
 
 def fail(error: EmbedmillError, as_json: bool) -> None:
     """Says what went wrong and ends the process with the error's exit code."""
+    if isinstance(error, Interrupted) and current_thread() is main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):  # one more must not change how it ends
+            signal.signal(number, signal.SIG_IGN)
     line = str(error)
     if not isinstance(error, SpecError):  # that one has a line for every problem
         line = "embedmill: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

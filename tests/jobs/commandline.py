@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +45,15 @@ class Bench:
         """(exit code, stdout, stderr) of a command."""
         self.patch.setattr(sys, "argv", ["embedmill", *line])
         self.capture.readouterr()
+        before = [(n, signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)]
         try:
             cli.main()
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
         out, err = self.capture.readouterr()
         return code, out, err
 
