@@ -128,13 +128,6 @@ class Pack:
         cu_S1 = self.cu_S1[first : last + 1] - begin
         return Pack(self.ids_T[begin:end], cu_S1, self.second_S[first:last])
 
-    def filled(self, multiple: int) -> Pack:
-        """The same with sequences of one token behind it, up to a multiple of tokens."""
-        tail = -len(self.ids_T) % multiple
-        ids_T = np.append(self.ids_T, np.repeat(self.ids_T[:1], tail))
-        cu_S1 = np.append(self.cu_S1, len(self.ids_T) + 1 + np.arange(tail))
-        return Pack(ids_T, cu_S1, np.append(self.second_S, np.ones(tail, np.int32)))
-
 
 @dataclass(frozen=True, slots=True)
 class Encoded:

@@ -21,7 +21,7 @@ from pipeline.batches import Pack
 from pipeline.encode.attention import PACK, Spans, attend_registered, flash_takes
 from pipeline.encode.bert import ROUND_TOKENS
 from pipeline.encode.encoder import Hidden
-from pipeline.encode.ends import indices
+from pipeline.encode.ends import filled, indices
 from pipeline.encode.transfer import is_cuda, to_device
 from pipeline.families import first_position
 from schemas.errors import ModelError
@@ -126,7 +126,7 @@ class AutoEncoder:
         """The pack as one row; (T, D) twice."""
         tokens = len(pack.ids_T)
         if not is_cuda(self.device):  # there few rows take other kernels than many
-            pack = pack.filled(ROUND_TOKENS)
+            pack = filled(pack, ROUND_TOKENS)
         types_T = self._types(pack)
         positions_T = to_device(pack.positions_T, self.device).long() + self.first
         token = PACK.set(Spans(pack.cu_S1, to_device(pack.cu_S1.astype(np.int32), self.device)))
