@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from pipeline.batches import Pack
 from pipeline.encode.attention import PACK, Spans, attend_registered, flash_takes
+from pipeline.encode.bert import ROUND_TOKENS
 from pipeline.encode.encoder import Hidden
-from pipeline.encode.ends import indices
+from pipeline.encode.ends import filled, indices
 from pipeline.encode.transfer import is_cuda, to_device
 from pipeline.families import first_position
 from schemas.errors import ModelError
@@ -97,8 +99,9 @@ class AutoEncoder:
         if not self.has_pooler:
             do = "choose another pooling"
             raise ModelError("POOLER_MISSING", "model", "its weights hold no pooler", do)
-        states = cls_SD.to(next(self.model.pooler.parameters()).dtype)
-        return apply_pooler(self.model, states[:, None]).float()
+        states_SD = cls_SD.to(next(self.model.pooler.parameters()).dtype)
+        filled_SD = pad(states_SD, (0, 0, 0, -len(states_SD) % ROUND_TOKENS))  # as packs are
+        return apply_pooler(self.model, filled_SD[:, None])[: len(states_SD)].float()
 
     def _attention(self) -> str:
         config, half = self.model.config, self.model.dtype != torch.float32
@@ -121,6 +124,9 @@ class AutoEncoder:
 
     def _packed(self, pack: Pack) -> tuple[torch.Tensor, ...]:
         """The pack as one row; (T, D) twice."""
+        tokens = len(pack.ids_T)
+        if not is_cuda(self.device):  # there few rows take other kernels than many
+            pack = filled(pack, ROUND_TOKENS)
         types_T = self._types(pack)
         positions_T = to_device(pack.positions_T, self.device).long() + self.first
         token = PACK.set(Spans(pack.cu_S1, to_device(pack.cu_S1.astype(np.int32), self.device)))
@@ -132,7 +138,7 @@ class AutoEncoder:
             )
         finally:
             PACK.reset(token)
-        return tuple(x[0] for x in states)
+        return tuple(x[0, :tokens] for x in states)
 
     def _padded(self, pack: Pack) -> tuple[torch.Tensor, ...]:
         """The pack as batches of sequences of about one length; (T, D) twice."""

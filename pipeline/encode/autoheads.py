@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.functional import pad
 
 from pipeline.encode.attention import runs
 from pipeline.encode.auto import apply_pooler, read_pretrained
+from pipeline.encode.bert import ROUND_TOKENS
 from pipeline.encode.heads import no_head
 from schemas.errors import ModelError
 
@@ -105,11 +107,15 @@ class AutoClassifier:
         self.head = _Behind(folder, "AutoModelForSequenceClassification", device, torch.float32)
 
     def __call__(self, states: Hidden, cu_S1: np.ndarray) -> torch.Tensor:
-        """The states of a pack -> (S, N) fp32."""
-        found = [
-            self.head.logits(states.hidden_TD[start : start + n * length].unflatten(0, (n, length)))
-            for start, n, length in runs(cu_S1)
-        ]
+        """The states of a pack -> (S, N) fp32.
+
+        On the CPU each sequence is alone: there the bits of few rows depend on how many they are.
+        """
+        found = []
+        for start, n, length in runs(cu_S1):
+            states_SLD = states.hidden_TD[start : start + n * length].unflatten(0, (n, length))
+            together = n if states_SLD.is_cuda else 1
+            found += [self.head.logits(some) for some in states_SLD.split(together)]
         return torch.cat(found)
 
 
@@ -120,5 +126,7 @@ class AutoMaskedLM:
         self.head = _Behind(folder, "AutoModelForMaskedLM", device, dtype)
 
     def __call__(self, hidden_TD: torch.Tensor) -> torch.Tensor:
-        """(T, D) -> (T, V) fp32."""
-        return self.head.logits(hidden_TD[None])[0]
+        """(T, D) -> (T, V) fp32; filled up like a pack."""
+        tokens = len(hidden_TD)
+        filled_TD = pad(hidden_TD, (0, 0, 0, -tokens % ROUND_TOKENS))
+        return self.head.logits(filled_TD[None])[0, :tokens]

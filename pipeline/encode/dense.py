@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from pipeline.encode.linear import Linear
 from schemas.errors import ModelError
 
 # the class that config.json names -> what it does
@@ -41,19 +42,20 @@ class Dense:
         self.skips = bool(config.get("use_residual"))
         if self.skips and size_in != size_out:
             shapes["residual.weight"] = (size_out, size_in)
-        self.tensors = {n: t.to(device) for n, t in _read(folder, shapes).items()}
+        tensors = {n: t.to(device) for n, t in _read(folder, shapes).items()}
+        zeros = torch.zeros(size_out, device=device)
+        self.size = size_in
+        self.linear = Linear(tensors["linear.weight"], tensors.get("linear.bias", zeros))
+        skip = tensors.get("residual.weight")
+        self.skip = (lambda x: x) if skip is None else Linear(skip, zeros)
 
     @torch.inference_mode()
     def __call__(self, x_SK: torch.Tensor) -> torch.Tensor:
-        weight, bias = self.tensors["linear.weight"], self.tensors.get("linear.bias")
-        if x_SK.shape[1] != weight.shape[1]:
-            what = f"a dense layer takes {weight.shape[1]} values, not {x_SK.shape[1]}"
+        if x_SK.shape[1] != self.size:
+            what = f"a dense layer takes {self.size} values, not {x_SK.shape[1]}"
             raise ModelError("WEIGHTS_SHAPE", "model", what, "fetch the model again")
-        found_SN = self.act(nn.functional.linear(x_SK, weight, bias))
-        if not self.skips:
-            return found_SN
-        skip = self.tensors.get("residual.weight")
-        return found_SN + (x_SK if skip is None else nn.functional.linear(x_SK, skip))
+        found_SN = self.act(self.linear(x_SK))
+        return found_SN + self.skip(x_SK) if self.skips else found_SN
 
 
 def read_dense(folders: Sequence[Path], device: str) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -77,3 +77,11 @@ def check_ids(ids_T: np.ndarray, size: int, what: str) -> None:
         do = "tokenizer and weights belong to different models"
         worst = f"{what} {int(ids_T.min())}..{int(ids_T.max())} in a table of {size}"
         raise ModelError("ID_OUT_OF_RANGE", "pack", worst, do)
+
+
+def filled(pack: Pack, multiple: int) -> Pack:
+    """The pack with sequences of one token behind it, up to a multiple of tokens."""
+    tail = -len(pack.ids_T) % multiple
+    ids_T = np.append(pack.ids_T, np.repeat(pack.ids_T[:1], tail))
+    cu_S1 = np.append(pack.cu_S1, len(pack.ids_T) + 1 + np.arange(tail))
+    return type(pack)(ids_T, cu_S1, np.append(pack.second_S, np.ones(tail, np.int32)))

@@ -13,16 +13,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from jobs.dataset import dataset
 from jobs.run import run
 from pipeline.batches import Pack
-from pipeline.encode.load import load_encoder
+from pipeline.encode.load import load_encoder, load_heads, load_tail
 from pipeline.encode.proof import works
 from pipeline.pack import sort_by_length
-from pipeline.pool import pool
+from pipeline.pool import pool, pooled
 from pipeline.tokens import Tokenizer
+from schemas.plan import VectorColumn
 from schemas.spec import Spec
+from tests.conftest import WORDS
+from tests.tiny import save_model, write_json
 
 DICTIONARY = Path(__file__).resolve().parents[2] / "jobs" / "specs" / "data" / "dictionary.parquet"
 
@@ -41,6 +46,58 @@ def test_pack_mates_do_not_matter(minilm: Path, precision: str, farthest: float)
 
         assert np.abs(among - alone).max() <= farthest
         assert np.array_equal(among, vectors([*probes, *mates])[: len(probes)])  # the same pack
+
+
+CASES = [
+    ("bert", "AutoModel", {"pooling": "pooler"}),
+    ("bert", "AutoModel", {"pooling": "mean>dense"}),
+    ("bert", "AutoModelForSequenceClassification", {"source": "scores", "pooling": "identity"}),
+    ("bert", "AutoModelForMaskedLM", {"source": "sparse", "pooling": "log1p_relu"}),
+    ("mpnet", "AutoModel", {"pooling": "mean"}),
+    ("ernie", "AutoModel", {"pooling": "mean"}),
+    ("ernie", "AutoModel", {"pooling": "pooler"}),
+    ("ernie", "AutoModelForSequenceClassification", {"source": "scores", "pooling": "identity"}),
+    ("ernie", "AutoModelForMaskedLM", {"source": "sparse", "pooling": "log1p_relu"}),
+    ("modernbert", "AutoModel", {"pooling": "cls"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "auto", "fields"), CASES, ids=str)
+def test_nor_do_they_with_other_models_and_outputs(
+    tmp_path: Path, kind: str, auto: str, fields: dict[str, str]
+) -> None:
+    """Single words too: a pack of few tokens is where products take other kernels."""
+    save_model(tmp_path, kind, auto, hidden_size=96, intermediate_size=192)
+    tokenizer = Tokenizer(tmp_path, max_tokens=99, truncation="longest_first", parse_specials=False)
+    encoder = load_encoder(tmp_path, device="cpu", precision="exact", threads=1)
+    column = VectorColumn(**{"name": "v", "source": "encoder", "normalize": False,
+                             "dtype": "float32", "dim": 96, "full_dim": 96} | fields)  # fmt: skip
+    encoder.heads = load_heads(tmp_path, {column.source}, device="cpu", precision="exact")
+    encoder.tail = _dense(tmp_path / "2_Dense", 96)
+
+    def values(texts: list[str]) -> np.ndarray:
+        sequences, place_S = sort_by_length(tokenizer.encode(texts, None))
+        packed = Pack(sequences.ids_T, sequences.cu_S1, sequences.second_S)
+        return pooled(encoder.encode(packed), packed.cu_S1, column, encoder).numpy()[place_S]
+
+    chance = random.Random(0)
+    texts = [" ".join(chance.choices(WORDS, k=k)) for k in [1, 1, 2, 3, 5, 8, 20, 50] * 8]
+    alone = np.concatenate([values([text]) for text in texts[:12]])
+    for _ in range(10):
+        mates = chance.sample(texts, chance.randrange(1, 40))
+        assert np.array_equal(alone, values([*texts[:12], *mates])[:12])
+
+
+def _dense(folder: Path, width: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A dense layer of a sentence-transformers folder."""
+    config = {"in_features": width, "out_features": 40, "activation_function": "torch.nn.Tanh"}
+    write_json(folder / "config.json", config)
+    random_NK = torch.randn(40, width, generator=torch.Generator().manual_seed(3))
+    save_file(
+        {"linear.weight": random_NK, "linear.bias": random_NK[:, 0].contiguous()},
+        folder / "model.safetensors",
+    )
+    return load_tail([folder], "cpu")
 
 
 def _encoder(folder: Path, precision: str) -> Callable[[list[str]], np.ndarray]:

@@ -108,11 +108,14 @@ def test_only_what_is_needed_is_asked_for(hub, tmp_path: Path) -> None:
 def test_a_shard_that_is_committed_anew_is_another_version(hub, tmp_path: Path) -> None:
     spec = Input(path=f"{HOME}/data/a.parquet", text="text", id=None)
     (found,) = list_shards(spec, "/elsewhere").found
-    write(tmp_path / "files" / "data" / "a.parquet", 9)
+    path = tmp_path / "files" / "data" / "a.parquet"
+    raw = bytearray(path.read_bytes())
+    raw[20] ^= 1  # of the same size, and with the same footer
+    path.write_bytes(raw)
     unit = Unit("k" * 32, (Slice(found.shard, 0, found.shard.rows),))
     with pytest.raises(InputError, match="INPUT_CHANGED"):
         read_slices(unit, ["text"], False)
-    (tmp_path / "files" / "data" / "a.parquet").unlink()
+    path.unlink()
     with pytest.raises(InputError, match="INPUT_GONE"):
         read_slices(unit, ["text"], False)
 
