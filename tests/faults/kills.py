@@ -145,7 +145,7 @@ class History:
         there = len(self.visible())
         parts = rng.randrange(there, self.whole) + 1 if there < self.whole else 0
         late = began + rng.uniform(0, self.seconds) if rng.random() < 0.4 else None
-        deadline = time.monotonic() + 10 * self.seconds
+        deadline = time.monotonic() + 40 * self.seconds
         while process.poll() is None and time.monotonic() < deadline:
             if late is not None and time.monotonic() > late:
                 break
