@@ -165,7 +165,7 @@ class History:
             victim.kill()
             at = round(time.monotonic() - began, 2)
             run = len(self.codes)
-            done = set() if kind == DRIVER else self._begun(run)  # of a driver: when all have ended
+            done = self._begun(run) if kind in ("worker", "encoder") else set()  # else: in the end
             facts = {"kind": kind, "run": run, "at": at, "there": there, "begun": len(done)}
             self.kills.append(facts)
             if kind == DRIVER:
