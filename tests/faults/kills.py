@@ -145,7 +145,7 @@ class History:
         there = len(self.visible())
         parts = rng.randrange(there, self.whole) + 1 if there < self.whole else 0
         late = began + rng.uniform(0, self.seconds) if rng.random() < 0.4 else None
-        deadline = time.monotonic() + 10 * self.seconds
+        deadline = time.monotonic() + 40 * self.seconds
         while process.poll() is None and time.monotonic() < deadline:
             if late is not None and time.monotonic() > late:
                 break
@@ -165,7 +165,7 @@ class History:
             victim.kill()
             at = round(time.monotonic() - began, 2)
             run = len(self.codes)
-            done = set() if kind == DRIVER else self._begun(run)  # of a driver: when all have ended
+            done = self._begun(run) if kind in ("worker", "encoder") else set()  # else: in the end
             facts = {"kind": kind, "run": run, "at": at, "there": there, "begun": len(done)}
             self.kills.append(facts)
             if kind == DRIVER:

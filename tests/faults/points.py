@@ -46,7 +46,7 @@ class Point:
 HERE = Path(__file__).resolve().parent
 LOCAL, BUCKET = "pipeline.store.local:LocalStore", "pipeline.store.bucket:BucketStore"
 PUT, CREATE, DELETE = f"{BUCKET}._put", f"{BUCKET}.create", f"{BUCKET}.delete"
-POINTS = {  # CP17 and CP18 of the plan are of sinks, which this version has none of
+POINTS = {  # CP17 in a sink's load, CP18 before it is published: tests/index/test_kills.py
     "CP1": Point("before the plan", "jobs.run:make_plan", False, DRIVER),
     "CP2": Point(
         "plan stored, answer lost", f"{LOCAL}.create", True, DRIVER, "plan/", 2, bucket=CREATE

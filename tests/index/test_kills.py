@@ -42,7 +42,9 @@ def test_a_first_load_goes_on_where_it_was(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "after"), [("other rows", AFTER), ("edited", 1)])
+@pytest.mark.parametrize(
+    ("stage", "after"), [("other rows", AFTER), ("other rows", -1), ("edited", 1), ("edited", -1)]
+)
 def test_what_searchers_see_stays_until_the_change_is_whole(
     follower: Follower, stages: Stages, tmp_path: Path, stage: str, after: int
 ) -> None:
