@@ -113,22 +113,23 @@ def adopt_all(store: Store, plan: Plan, units: list[Unit]) -> tuple[list[PartRec
     Of many units only those are looked at that a listing names. It may miss one that another
     driver commits now; that one is found when it is encoded.
     """
-    listed = None
-    if len(units) > ASKED:
-        listed = set(store.list(part_name(plan.fingerprint, "", 0).rpartition("/")[0]))
-    records: list[PartRecord] = []
-    missing: list[Unit] = []
-
-    def find(unit: Unit) -> PartRecord | None:
-        name = part_name(plan.fingerprint, unit.key, plan.generation)
-        return None if listed is not None and name not in listed else adopt(store, plan, unit)
-
+    found: dict[str, PartRecord] = {}
+    there = units if len(units) <= ASKED else _listed(store, plan, units)
     with ThreadPoolExecutor(8) as pool:
-        for first in range(0, len(units), ASKED):
-            some = units[first : first + ASKED]
-            for unit, record in zip(some, pool.map(find, some), strict=True):
-                missing.append(unit) if record is None else records.append(record)
-    return records, missing
+        for first in range(0, len(there), ASKED):
+            records = pool.map(lambda unit: adopt(store, plan, unit), there[first : first + ASKED])
+            found |= {record.unit_key: record for record in records if record is not None}
+    return list(found.values()), [unit for unit in units if unit.key not in found]
+
+
+def _listed(store: Store, plan: Plan, units: list[Unit]) -> list[Unit]:
+    """Units whose part a listing names."""
+
+    def name(key: str) -> str:
+        return part_name(plan.fingerprint, key, plan.generation)
+
+    names = set(store.list(name("").rpartition("/")[0]))
+    return [unit for unit in units if name(unit.key) in names]
 
 
 def commit_snapshot(

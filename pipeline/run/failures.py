@@ -26,9 +26,11 @@ def ours(error: BaseException) -> EmbedmillError:
     """The error that our code raised on a worker, as itself; else what Ray says, in one line."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, EmbedmillError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
+        inner = getattr(seen, "cause", None) or seen.__cause__
+        # What Ray makes of an error of ours is one too, and reads as a traceback; so go on.
+        if isinstance(seen, EmbedmillError) and not isinstance(inner, EmbedmillError):
+            return type(seen)(seen.code, seen.where, seen.what, seen.do)
+        seen = inner
     if type(error).__name__ == "ExecutionTimeoutError":
         what = str(error).partition(".")[0]
         do = "see whether the cluster can bring the nodes; the same command resumes"

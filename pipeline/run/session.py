@@ -97,6 +97,8 @@ def quiet_context(patience: float) -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Else an error of ours comes wrapped, and what it was is lost between the processes.
+    context.raise_original_map_exception = True
     context.max_consecutive_actor_init_deaths = 3
     context.execution_no_progress_timeout_s = patience
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

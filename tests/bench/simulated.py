@@ -8,12 +8,15 @@ speed is fixed and the unit's rows follow from the rate: a unit lasts encoders /
 is measured is `pipeline` and `receipts` of the Ray runner as they are shipped, with stages that do
 nothing else: chunks, rows, backpressure, three Ray tasks a unit, the receipts' way to the driver.
 Busy is the time of all encoders asleep over all their time, from the moment that all of them have
-had a unit until the first is short of one. Prints a Markdown table.
+had a unit until the first is short of one. CPU is of this process, of the head's other processes
+(GCS, raylet) and of all the workers, in milliseconds a unit: on a cluster of machines the workers'
+is elsewhere. Prints a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pickle
 import resource
@@ -22,6 +25,7 @@ import time
 from itertools import pairwise
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import ray
 
@@ -88,7 +92,7 @@ def measure(rate: float, seconds: float, actors: int, threads: int) -> dict[str,
     lasts = encoders / rate
     count = round(encoders * (1 + seconds / lasts))
     pool = Pool(actors, actors, actors, 0.01, 0.0, threads)
-    began, burnt = time.time(), time.process_time()
+    began, burnt = time.time(), burnt_by()
     dataset = pipeline(
         pickle.dumps(ROWS_PER_S), units_of(count, round(lasts * ROWS_PER_S)), pool,
         Stages(load, Sleep, commit),
@@ -104,8 +108,20 @@ def measure(rate: float, seconds: float, actors: int, threads: int) -> dict[str,
         "busy": busy,
         "gap": gaps,
         "given": sum(window[0] <= end < window[1] for _, end, _ in spans) / (window[1] - window[0]),
-        "driver": (time.process_time() - burnt) / (time.time() - began),
+        "cpu": [1000 * (now - then) / count for now, then in zip(burnt_by(), burnt, strict=True)],
     }
+
+
+def burnt_by() -> list[float]:
+    """CPU seconds so far of the driver, of Ray's head and of the workers that are alive."""
+    seconds = [0.0, 0.0, 0.0]
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            worker = process.cmdline()[0].startswith("ray::")
+            which = 0 if process == me else 1 + worker
+            seconds[which] += sum(process.cpu_times()[:2])
+    return seconds
 
 
 def busy_of(spans: list[tuple[float, float, str]]) -> tuple[float, tuple[float, float], float]:
@@ -134,14 +150,14 @@ def main() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(include_dashboard=False, log_to_driver=False, num_cpus=3)
     quiet_context(600.0)
-    names = "units/s asked, a unit s, units, given, busy, gap s, first, all, driver CPU".split(", ")
+    names = "units/s asked, a unit s, units, given, busy, gap s, first, all, CPU ms".split(", ")
     print(f"| {' | '.join(names)} |\n|{' --- |' * len(names)}")
     for rate in args.rates:
         m = measure(rate, args.seconds, args.actors, args.threads)
         print(
             f"| {m['asked']:g} | {m['lasts']:.1f} | {m['units']:,} | {m['given']:.1f} "
             f"| {m['busy']:.3f} | {m['gap']:.2f} | {m['first']:.1f} | {m['full']:.1f} "
-            f"| {m['driver']:.2f} |",
+            f"| {' + '.join(f'{ms:.1f}' for ms in m['cpu'])} |",
             flush=True,
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,7 +1,8 @@
 """Three Ray nodes on this machine, in a process of their own, that takes orders on stdin.
 
 python tests/cluster/nodes.py CPUS...     prints the address; then a line an order:
-kill      ends by force a worker node that holds an encoder, prints its number or "none"
+kill      ends by force a worker node that holds an encoder and no driver; prints its number, or
+          "none"
 drain     warns it as a cloud warns a spot machine, and ends it so many seconds later
 """
 
@@ -27,7 +28,9 @@ def main() -> None:
     cluster.wait_for_nodes(timeout=200)
     print(cluster.address, flush=True)
     for order in sys.stdin:
-        number = next((n for n, node in enumerate(workers) if holds_encoder(node)), None)
+        drivers = nodes_of_drivers(cluster.address)
+        fit = (n for n, w in enumerate(workers) if w.node_id not in drivers and holds_encoder(w))
+        number = next(fit, None)
         if number is not None:
             if order.strip() == "drain":
                 drain(cluster.address, workers[number].node_id)
@@ -35,6 +38,12 @@ def main() -> None:
             cluster.remove_node(workers.pop(number), allow_graceful=False)
         print("none" if number is None else number, flush=True)
     cluster.shutdown()
+
+
+def nodes_of_drivers(address: str) -> set[str]:
+    """Where drivers are: all are one machine here, and Ray takes a driver to any of them."""
+    jobs = GcsClient(address=address).get_all_job_info()
+    return {job.driver_address.node_id.hex() for job in jobs.values() if not job.is_dead}
 
 
 def drain(address: str, node_id: str) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 
+import pyarrow as pa
 import pytest
 import ray
+from ray.exceptions import RayError
 
 from pipeline.run import cluster, feed
 from pipeline.run.encoders import Pool
+from pipeline.run.failures import ours
 from pipeline.run.session import quiet_context
+from schemas.errors import InputError
 from tests.bench.simulated import Sleep, commit, load, units_of
 
 UNITS, CHUNK = 30, 7
@@ -40,3 +44,20 @@ def test_every_unit_once_and_as_many_at_a_time_as_there_are_lanes(
     assert sorted(unit.key for unit in units) == sorted(one.record.unit_key for one in got)
     spans = [one.encode_span for one in got]
     assert most == max(sum(a <= start < b for a, b in spans) for start, _ in spans)
+
+
+def refuse(batch: pa.Table, job: bytes) -> pa.Table:
+    """A reader that finds another file than was planned."""
+    raise InputError("INPUT_CHANGED", "a.parquet", "changed since it was planned", "run again")
+
+
+def test_what_a_worker_raises_is_what_the_run_ends_with(local_ray: None) -> None:
+    """Its line, its type and so its exit code; nothing of Ray's."""
+    stages = cluster.Stages(refuse, Sleep, commit)
+    dataset = cluster.pipeline(pickle.dumps(1), units_of(3, 1), Pool(1, 1, 1, 0.5, 0), stages)
+    with pytest.raises(RayError) as caught:
+        list(cluster.receipts(dataset, lambda: False))
+    found = ours(caught.value)
+
+    assert InputError is type(found)
+    assert "INPUT_CHANGED: a.parquet: changed since it was planned; run again" == str(found)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -83,3 +86,34 @@ def test_two_signals_stop_now(spec: Path) -> None:
 
     assert 0 == got, errors
     assert UNITS * UNIT_ROWS == json.loads(out)["rows_in"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", ["gcs_server", "raylet/raylet", "_Encode"])
+def test_a_signal_before_there_is_an_encoder(spec: Path, sign: str) -> None:
+    """While Ray starts, which then has SIGTERM for itself, and while the encoder loads."""
+    output = spec.parent / "out"
+    process = start(spec, "--set", "run.runner=ray")
+    while process.poll() is None and not has_child(process, sign):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    got, out, errors = finish(process)
+
+    assert 143 == got, errors
+    assert "Traceback" not in errors
+    assert {"code": "INTERRUPTED", "exit_code": 143} == {
+        key: json.loads(out)[key] for key in ("code", "exit_code")
+    }
+    assert UNITS > len(parts(output))
+    assert 0 == finish(start(spec))[0]
+    assert UNITS == len(parts(output))
+
+
+def has_child(process: subprocess.Popen, sign: str) -> bool:
+    """Whether a process that the run has started shows this in its command line."""
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if sign in " ".join(child.cmdline()):
+                return True
+    return False

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 from ray._private.utils import check_version_info
+from ray.exceptions import RayTaskError
 
 from pipeline.run.failures import ours, unreachable
 from pipeline.run.worker import Job, job_of, versions
@@ -60,4 +61,19 @@ def test_an_encoder_that_cannot_start_ends_the_run_with_its_own_reason() -> None
     wrapped.__cause__ = ValueError("UDF failed")
     wrapped.__cause__.cause = reason
 
-    assert reason is ours(wrapped)
+    assert str(reason) == str(ours(wrapped))
+
+
+def test_what_ray_makes_of_an_error_of_ours_is_taken_apart() -> None:
+    """It is of both types, says a traceback, and has Ray's advice among its fields."""
+    reason = ModelError("CANARY", "model", "is not the reference", "report it")
+    reason.args = ("CANARY\nTo change retry attempts …", *reason.args[1:])
+    dual = RayTaskError("task", "a\ntraceback", reason, "title", 1, "ip").as_instanceof_cause()
+    assert isinstance(dual, ModelError) and "\n" in str(dual)
+
+    found = ours(dual)
+    assert (ModelError, "CANARY: model: is not the reference; report it") == (
+        type(found),
+        str(found),
+    )
+    assert ("CANARY", "model", "is not the reference", "report it") == found.args
