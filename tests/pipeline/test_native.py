@@ -123,6 +123,20 @@ def test_a_library_that_differs_is_not_trusted(monkeypatch):
     proof.works.cache_clear()
 
 
+@pytest.mark.parametrize("home", ["file", "nowhere"])
+def test_without_a_cache_it_compiles_for_itself(tmp_path, monkeypatch, home):
+    """The cache's place is a file; there is no home at all."""
+    skip_without("exact")
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    if home == "nowhere":
+        monkeypatch.setattr(native, "cache_folder", lambda: native.Path("~/.cache/embedmill"))
+    native.library.cache_clear()
+    assert native.library("exact") is not None
+    native.library.cache_clear()
+    assert [tmp_path / "file"] == list(tmp_path.iterdir())
+
+
 BARE = """
 import sys
 from pathlib import Path
