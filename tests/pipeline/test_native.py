@@ -93,6 +93,15 @@ def test_empty_sequences(precision, lengths):
     assert torch.equal(got_TD, want_TD)
 
 
+def test_it_embeds_what_torch_embeds(tmp_path):
+    skip_without("exact")
+    save_bert(tmp_path, hidden_size=72)
+    encoder, pack = load(tmp_path), make_pack([7, 30, 5], [3, 30, 1])
+    assert isinstance(encoder, PackedNative)
+    apart_TD = encoder.encode(pack).input_TD - encoder.embeddings(pack)[-1]
+    assert apart_TD.abs().max() < 1e-6
+
+
 def test_mpnet_has_its_distances(tmp_path):
     skip_without("exact")
     torch.manual_seed(3)
