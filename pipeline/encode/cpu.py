@@ -1,4 +1,4 @@
-"""Our families on a CPU with AVX-512: embeddings in torch, all layers in one call of our C code.
+"""Our families on a CPU with AVX-512: embeddings and all layers in one call of our C code.
 
 Beside being faster than torch's operators it promises more: every value is summed in an order that
 its own sequence alone decides, so that its bits depend neither on its pack-mates nor on threads.
@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from pipeline.encode import native
 from pipeline.encode.attention import distance_bias
 from pipeline.encode.encoder import Hidden
-from pipeline.encode.ends import Ends
+from pipeline.encode.ends import Ends, check_ids
 from pipeline.encode.transfer import to_device
 from pipeline.encode.weights import Weights
 
@@ -52,8 +52,17 @@ class Layer(ctypes.Structure):
     ]
 
 
+class Tables(ctypes.Structure):
+    """What layer 0 receives is made of these."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("token", "segment", "position")),
+        ("norm", ctypes.c_void_p * 2),
+    ]
+
+
 class Model(ctypes.Structure):
-    """All layers."""
+    """All layers, and the embedding tables before them."""
 
     _fields_ = [
         ("layers", ctypes.POINTER(Layer)),
@@ -61,6 +70,7 @@ class Model(ctypes.Structure):
         ("eps", ctypes.c_float),
         ("bias", ctypes.c_void_p),
         ("reach", ctypes.c_int),
+        ("tables", Tables),
     ]
 
 
@@ -87,18 +97,24 @@ class Layers:
             bias = self._keep(away)  # (H, 2 reach + 1): queries before, at and behind a key
         self.model = Model(
             (Layer * len(made))(*made), len(made), config.width, config.heads, ACTS[config.act],
-            config.eps, bias, reach,
+            config.eps, bias, reach, self._tables(weights),
         )  # fmt: skip
 
-    def __call__(self, input_TD: torch.Tensor, cu_S1: np.ndarray) -> torch.Tensor:
-        """What layer 0 receives -> what the last one gives; both (T, D) fp32."""
-        input_TD, output_TD = input_TD.contiguous(), torch.empty_like(input_TD)
-        lengths_S = np.diff(cu_S1)
-        borders = cu_S1.astype(np.int32)
+    def __call__(
+        self, input_TD: torch.Tensor, cu_S1: np.ndarray, pack: Pack | None = None
+    ) -> torch.Tensor:
+        """What layer 0 receives -> what the last one gives; both (T, D) fp32, contiguous.
+
+        With a pack, whose ids are known to be inside the tables, the first is written as well.
+        """
+        output_TD, lengths_S = torch.empty_like(input_TD), np.diff(cu_S1)
         sequence_T = np.repeat(np.arange(len(lengths_S), dtype=np.int32), lengths_S)
+        ids = [] if pack is None else [pack.ids_T, pack.second_S]
+        arrays = [np.ascontiguousarray(a, np.int32) for a in (*ids, cu_S1, sequence_T)]
+        places = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+        states = [_pointer(tensor) for tensor in (input_TD, output_TD)]
         given = (
-            ctypes.byref(self.model), *map(_pointer, (input_TD, output_TD)),
-            *(ctypes.c_void_p(array.ctypes.data) for array in (borders, sequence_T)),
+            ctypes.byref(self.model), *(places[:-2] or (None, None)), *states, *places[-2:],
             len(input_TD), int(lengths_S.max(initial=0)), self.threads,
         )  # fmt: skip
         with self.lock:
@@ -111,6 +127,12 @@ class Layers:
     def _keep(self, tensor: torch.Tensor) -> int:
         self.kept.append(tensor.contiguous())
         return self.kept[-1].data_ptr()
+
+    def _tables(self, weights: Weights) -> Tables:
+        """In memory that `Ends` shares."""
+        tables = (weights.token, weights.segment, weights.position)
+        places = (None if table is None else self._keep(table) for table in tables)
+        return Tables(*places, self._norm(weights.norm))
 
     def _norm(self, norm: Pair) -> Any:
         return (ctypes.c_void_p * 2)(*(self._keep(_filled(tensor, 0)) for tensor in norm))
@@ -142,7 +164,7 @@ class PackedNative:
     tail: Callable[[torch.Tensor], torch.Tensor]
 
     def __init__(self, weights: Weights, precision: str, threads: int) -> None:
-        self.dim = weights.config.width
+        self.config, self.dim = weights.config, weights.config.width
         self.ends = Ends(weights, "cpu")
         self.embeddings, self.pooler = self.ends.embeddings, self.ends.pooler
         self.layers = Layers(weights, precision, threads)
@@ -156,9 +178,22 @@ class PackedNative:
     @torch.inference_mode()
     def encode(self, pack: Pack) -> Hidden:
         """The first and the last hidden states of every token of the pack."""
-        *_, input_TD = self.embeddings(pack)
-        hidden_TD = self.layers(input_TD, pack.cu_S1)
+        if self.ends.project is not None:
+            *_, input_TD = self.embeddings(pack)
+            hidden_TD = self.layers(input_TD, pack.cu_S1)
+        else:
+            self._check(pack)
+            input_TD = torch.empty(len(pack.ids_T), self.dim)
+            hidden_TD = self.layers(input_TD, pack.cu_S1, pack)
         return Hidden(input_TD, hidden_TD, to_device(pack.cu_S1, "cpu"))
+
+    def _check(self, pack: Pack) -> None:
+        """ModelError for an id without a row in its table."""
+        check_ids(pack.ids_T, self.config.vocab, "token id")
+        check_ids(np.maximum(pack.lengths_S - 1, 0), len(self.ends.position), "position")
+        if self.ends.segment is not None:
+            second_S = (pack.second_S < pack.lengths_S).view(np.uint8)
+            check_ids(second_S, len(self.ends.segment), "segment id")
 
 
 def _filled(tensor: torch.Tensor, axis: int) -> torch.Tensor:

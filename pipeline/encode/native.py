@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("native")
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embedmill"
 VALUES = {"exact": 1, "fast": 2, "int8": 4}  # in 32 bits of a product's operand
 # precision -> what /proc/cpuinfo must list; gcc is told the same
 NEEDED = {
@@ -36,8 +35,11 @@ def library(precision: str) -> ctypes.CDLL | None:
     needed, there = {*NEEDED["exact"], *NEEDED[precision]}, cpu_flags()
     if not needed <= there or BETTER[precision] in there:
         return None
+    options = ["-std=c11", "-O3", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
+    options += [f"-m{flag.replace('_', '')}" for flag in sorted(needed)]
+    options.append(f"-DVALUES={VALUES[precision]}")
     try:
-        found = ctypes.CDLL(str(_built(precision, sorted(needed))))
+        found = _load(options, cache_folder() / f"{precision}-{_digest(options)}.so")
     except (OSError, subprocess.SubprocessError):
         return None
     found.forward.restype = ctypes.c_size_t
@@ -51,26 +53,42 @@ def cpu_flags() -> set[str]:
     return set()
 
 
-def _built(precision: str, flags: list[str]) -> Path:
-    """The library's file, compiled if it is not there; OSError or SubprocessError if it fails."""
-    options = ["-std=c11", "-O3", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
-    options += [f"-DVALUES={VALUES[precision]}", *(f"-m{flag.replace('_', '')}" for flag in flags)]
-    digest = hashlib.sha256(" ".join(options).encode())
+def cache_folder() -> Path:
+    """Where compiled layers are kept; below no home there may be none."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "embedmill")
+
+
+def _digest(options: list[str]) -> str:
+    """Of all that decides what the compiler makes, but for its own version."""
+    found = hashlib.sha256(" ".join(options).encode())
     for path in sorted(SOURCE.iterdir()):
-        digest.update(path.read_bytes())
-    name = f"{precision}-{digest.hexdigest()[:16]}.so"
-    if (CACHE / name).exists():
-        return CACHE / name
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def _load(options: list[str], kept: Path) -> ctypes.CDLL:
+    """The library, compiled unless it is kept; OSError or SubprocessError where that fails."""
+    if kept.is_absolute() and kept.exists():
+        return ctypes.CDLL(str(kept))
     compiler = shutil.which("gcc")
     if compiler is None:
         raise FileNotFoundError("gcc")
-    # Processes that compile at once each put a whole file in place.
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / name
+        made = Path(folder, kept.name)
         command = [compiler, *options, str(SOURCE / "packed.c"), "-o", str(made), "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=CACHE, delete=False) as copy:
-            copy.write(made.read_bytes())
-        os.replace(copy.name, CACHE / name)
-    return CACHE / name
+        if kept.is_absolute():
+            _keep(made, kept)
+        return ctypes.CDLL(str(made))
+
+
+def _keep(made: Path, kept: Path) -> None:
+    """Puts a whole file in place, whoever else does so; a disk that takes none is no obstacle."""
+    part = kept.with_suffix(f".{os.getpid()}")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made, part)
+        part.replace(kept)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()

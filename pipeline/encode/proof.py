@@ -42,7 +42,7 @@ def works(precision: str) -> bool:
     if native.library(precision) is None:
         return False
     cu_S1 = np.concatenate([[0], np.cumsum(LENGTHS)])
-    for act in ACTS:
+    for act in ("gelu", "gelu_new", "relu"):  # all that C knows
         weights = _random(replace(CONFIG, act=act, buckets=32 * (act == "gelu")))
         input_TD = torch.randn(int(cu_S1[-1]), CONFIG.width, generator=_seeded())
         theirs = PackedBert(weights, "cpu", DTYPES[precision], rounds=precision == "int8")

@@ -93,6 +93,15 @@ def test_empty_sequences(precision, lengths):
     assert torch.equal(got_TD, want_TD)
 
 
+def test_it_embeds_what_torch_embeds(tmp_path):
+    skip_without("exact")
+    save_bert(tmp_path, hidden_size=72)
+    encoder, pack = load(tmp_path), make_pack([7, 30, 5], [3, 30, 1])
+    assert isinstance(encoder, PackedNative)
+    apart_TD = encoder.encode(pack).input_TD - encoder.embeddings(pack)[-1]
+    assert apart_TD.abs().max() < 1e-6
+
+
 def test_mpnet_has_its_distances(tmp_path):
     skip_without("exact")
     torch.manual_seed(3)
@@ -121,6 +130,20 @@ def test_a_library_that_differs_is_not_trusted(monkeypatch):
     monkeypatch.setattr(proof, "TOLERANCE", {"exact": 0.0})
     assert not proof.works("exact")
     proof.works.cache_clear()
+
+
+@pytest.mark.parametrize("home", ["file", "nowhere"])
+def test_without_a_cache_it_compiles_for_itself(tmp_path, monkeypatch, home):
+    """The cache's place is a file; there is no home at all."""
+    skip_without("exact")
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    if home == "nowhere":
+        monkeypatch.setattr(native, "cache_folder", lambda: native.Path("~/.cache/embedmill"))
+    native.library.cache_clear()
+    assert native.library("exact") is not None
+    native.library.cache_clear()
+    assert [tmp_path / "file"] == list(tmp_path.iterdir())
 
 
 BARE = """

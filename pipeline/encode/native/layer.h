@@ -17,17 +17,23 @@ typedef struct {
 } Layer;
 
 typedef struct {
+    const float *token, *segment, *position; /* rows of D; no segments: NULL */
+    const float *norm[2];
+} Tables;
+
+typedef struct {
     const Layer *layers;
     int count, width, heads, act;
     float eps;
     const float *bias; /* (heads, 2 * reach + 1): what a distance adds to a score; or NULL */
     int reach;
+    Tables tables;
 } Model;
 
 typedef struct {
     const Model *model;
-    const float *input; /* (T, D) */
-    float *output;      /* (T, D) */
+    const int32_t *ids, *second; /* T; S: where segment 1 begins; or NULL, and input is given */
+    float *input, *output;       /* (T, D) */
     const int32_t *cu;  /* S + 1 */
     const int32_t *sequence; /* T: of which sequence a token is */
     int tokens, block, blocks, longest, wide, across; /* columns of a row of x, of qkv */
@@ -100,6 +106,34 @@ INLINE void multiply(int kind, int act, const Product *p, const char *left, size
                     finish(kind, act, p, sums + i * COLUMNS + 16 * v, scales[m + i], n + 16 * v,
                            to + (m + i) * to_bytes);
         }
+}
+
+/* Rows of x: LayerNorm(token + segment + position), written to `input`; or what stands there. */
+static void begin(const Job *job, int first, int rows) {
+    const Model *m = job->model;
+    int width = m->width;
+    for (int t = first; t < first + rows; t++) {
+        float *x = job->x + (size_t)t * job->wide, *input = job->input + (size_t)t * width;
+        memset(x + width, 0, 4 * (size_t)(job->wide - width));
+        if (!job->ids) {
+            memcpy(x, input, 4 * (size_t)width);
+            continue;
+        }
+        int s = job->sequence[t], place = t - job->cu[s];
+        const float *token = m->tables.token + (size_t)job->ids[t] * width;
+        const float *position = m->tables.position + (size_t)place * width;
+        const float *segment = m->tables.segment;
+        if (segment && place >= job->second[s]) segment += width;
+        for (int i = 0; i < width; i += 16) {
+            __mmask16 mask = lanes(width - i);
+            __m512 sum = _mm512_maskz_loadu_ps(mask, token + i);
+            if (segment) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, segment + i));
+            sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, position + i));
+            _mm512_mask_storeu_ps(x + i, mask, sum);
+        }
+        normalise(x, width, m->tables.norm[0], m->tables.norm[1], m->eps);
+        memcpy(input, x, 4 * (size_t)width);
+    }
 }
 
 /* Rows of x as a left side. */

@@ -28,11 +28,7 @@ static void task(const Job *job, Bench *b, int stage, int first, int last) {
         half(job, b, &layer->out, b->left, b->left_bytes, layer->norm_1, first, rows);
         feed_forward(job, b, layer, first, rows);
     } else {
-        for (int i = 0; i < rows; i++) {
-            float *row = x + (size_t)i * job->wide;
-            memcpy(row, job->input + (size_t)(first + i) * m->width, 4 * (size_t)m->width);
-            memset(row + m->width, 0, 4 * (size_t)(job->wide - m->width));
-        }
+        begin(job, first, rows);
     }
     if (stage < m->count) {
         const char *left = left_of_x(job, b, first, rows);
@@ -115,18 +111,19 @@ static void lay_out(Memory *memory, Job *job, Worker *workers, int threads) {
     }
 }
 
-/* All layers over a pack: input (T, D) -> output (T, D), fp32. cu: the S + 1 borders of the
-   sequences; sequence: T, the sequence of each token; memory: of any content, aligned to 64 bytes,
-   or NULL. Returns how many bytes of it are wanted. */
-size_t forward(const Model *model, const float *input, float *output, const int32_t *cu,
-               const int32_t *sequence, int tokens, int longest, int threads, char *memory) {
+/* All layers over a pack: input (T, D) -> output (T, D), fp32. With ids and second, input is written
+   as well. cu: the S + 1 borders of the sequences; sequence: T, the sequence of each token; memory:
+   of any content, aligned to 64 bytes, or NULL. Returns how many bytes of it are wanted. */
+size_t forward(const Model *model, const int32_t *ids, const int32_t *second, float *input,
+               float *output, const int32_t *cu, const int32_t *sequence, int tokens, int longest,
+               int threads, char *memory) {
     if (tokens < 1) return 0;
     if (threads > MOST_THREADS) threads = MOST_THREADS;
     int blocks = (int)round_up((tokens + TARGET - 1) / TARGET, threads);
     int block = (int)round_up((tokens + blocks - 1) / blocks, ROWS);
-    Job job = {.model = model, .input = input, .output = output, .cu = cu, .sequence = sequence,
-               .tokens = tokens, .block = block, .blocks = (tokens + block - 1) / block,
-               .longest = longest, .wide = (int)round_up(model->width, COLUMNS),
+    Job job = {.model = model, .ids = ids, .second = second, .input = input, .output = output,
+               .cu = cu, .sequence = sequence, .tokens = tokens, .block = block,
+               .blocks = (tokens + block - 1) / block, .longest = longest, .wide = (int)round_up(model->width, COLUMNS),
                .across = model->layers->qkv.outputs};
     if (threads > job.blocks) threads = job.blocks;
     Worker workers[MOST_THREADS];
