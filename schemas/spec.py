@@ -15,14 +15,14 @@ from schemas.sinks import Index
 
 RESERVED_COLUMNS = ("n_tokens", "n_chars_cut", "input_hash")
 WINDOW_COLUMNS = ("window", "char_start", "char_end")  # reserved where rows have windows
+Hardware = Literal["h200", "zen4_core"]  # what has been measured: jobs/cost.py
 
 
 class Input(Section):
     """Which texts."""
 
     path: Name | list[Name] = Field(
-        description="Parquet: a file, a folder, a glob, or a list of them; here or in s3://, "
-        "gs://, az://, hf://"
+        description="Parquet: a file, folder, glob, or list of them; here, s3://, gs://, az://, hf://"
     )
     text: Name = Field(description='a string column, or a template over columns: "{title} {body}"')
     pair: Name | None = Field(
@@ -194,9 +194,6 @@ class Encoders(Section):
         if self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
         return self
-
-
-Hardware = Literal["h200", "zen4_core"]  # what has been measured: jobs/cost.py
 
 
 class Run(Section):
