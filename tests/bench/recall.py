@@ -93,8 +93,8 @@ def main() -> None:
     print(
         f"all-MiniLM-L6-v2 on the {len(wide):,} dictionary entries of the quick start, every entry "
         f"a query; torch {importlib.metadata.version('torch')}. {clipped:.3%} of the int8 values "
-        f"lay outside the frozen range.\n\nMade by `tests/bench/recall.py` at commit {commit()}; it "
-        "says how. All of it is deterministic: there is no spread.\n"
+        f"lay outside the frozen range.\n\nMade by `tests/bench/recall.py` at commit {commit()}; "
+        "it says how. All of it is deterministic: there is no spread.\n"
     )
     print(f"| stored | bytes a vector | recall@{K} |\n| --- | --- | --- |")
     for name, size, share in rows:
