@@ -7,8 +7,8 @@
 
 #define _GNU_SOURCE
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #include "tile.h"
 #include "pointwise.h"
@@ -43,12 +43,16 @@ static void task(const Job *job, Bench *b, int stage, int first, int last) {
 }
 
 /* Until the blocks that these tokens' sequences reach into have done `stage` stages. Tasks are
-   taken in order, so that each of these is done or under way in another thread. */
+   taken in order, so that each of these is done or under way in another thread. One that waits for
+   long sleeps: its core may be what the other thread is waiting for. */
 static void await(Job *job, int stage, int first, int last) {
     int begin = job->cu[job->sequence[first]], end = job->cu[job->sequence[last - 1] + 1];
     for (int n = begin / job->block; n <= (end - 1) / job->block; n++)
         for (int spins = 0; atomic_load(&job->done[n]) < stage; spins++)
-            spins < 1000 ? _mm_pause() : (void)sched_yield();
+            if (spins < 1000)
+                _mm_pause();
+            else
+                nanosleep(&(struct timespec){0, 20000}, NULL);
 }
 
 typedef struct {
