@@ -51,10 +51,8 @@ def explain(spec: Spec, a: str, b: str | None = None) -> dict[str, Any]:
     )
     fit_segments(tokenizer, facts["types"], bool(b))
     check_room(tokenizer, facts["prompt"], b is not None, spec.model.stride)
-    if spec.model.long_text in ("window", "window_mean") and b is None:
-        sequences = tokenizer.windows(facts["prompt"], [a], spec.model.stride)
-    else:
-        sequences = tokenizer.encode([facts["prompt"] + a], None if b is None else [b])
+    long_text, b_S = (spec.model.long_text, None) if b is None else ("truncate", [b])
+    sequences = tokenizer.sequences(facts["prompt"], [a], b_S, long_text, spec.model.stride)
     windows = sequences.windows.span_S2.tolist() if sequences.windows else None
     first = sequences.take(np.arange(1))
     pack = Pack(first.ids_T, first.cu_S1, first.second_S)

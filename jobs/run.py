@@ -81,8 +81,8 @@ def _run(
         collect(store, spec.output.keep_snapshots)  # another plan won: nobody will name our parts
         raise
     collect(store, spec.output.keep_snapshots)
-    facts = (log, planned, manifest, finished, tally, began, warnings)
-    return _finish(store, log, summarize(*facts))
+    summary = summarize(log, planned, manifest, finished, tally, began, warnings)
+    return _finish(store, log, summary)
 
 
 def _finish(store: Store, log: RunLog, report: RunReport) -> RunReport:

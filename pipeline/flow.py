@@ -3,8 +3,6 @@
     prepare(unit) -> Prepared      CPU worker: read, tokenize, sort, cut into packs
     encode(prepared) -> Encoded    encoder: forward pass, pooling, guards
     commit(encoded) -> PartRecord  CPU worker: write, make visible
-
-It decides nothing: who calls which function, where and when, is the runner's.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from pipeline.pack import pack, sort_used
 from pipeline.read import read_unit
 from pipeline.reuse import reuse, together
 from pipeline.store import open_store
-from pipeline.table import part_table, rejects_table, software
+from pipeline.table import made_with, part_table, rejects_table
 from pipeline.tokens import Tokenizer
 from pipeline.vectors import measured, unit_vectors
 from schemas.columns import Status
@@ -43,12 +41,9 @@ def prepare(plan: Plan, unit: Unit, tokenizer: Tokenizer, crashed: Sequence[int]
     todo_I = np.setdiff1d(np.arange(len(first_I)), reused.input_S)
     todo_R = first_I[todo_I].tolist()
     a = [texts.a[row] for row in todo_R]
-    prompt, long_text = plan.model["prompt"], plan.identity["long_text"]
-    if long_text in ("window", "window_mean"):
-        sequences = tokenizer.windows(prompt, a, plan.identity["stride"])
-    else:
-        b = [texts.b[row] for row in todo_R] if texts.b is not None else None
-        sequences = tokenizer.encode([prompt + text for text in a] if prompt else a, b)
+    b = [texts.b[row] for row in todo_R] if texts.b is not None else None
+    long_text, stride = plan.identity["long_text"], plan.identity["stride"]
+    sequences = tokenizer.sequences(plan.model["prompt"], a, b, long_text, stride)
     input_S, all_cut = inputs_of(sequences, todo_I), long_text == "reject"
     input_R, status_R = reject_long(sequences, input_S, input_R, texts.status_R, all_cut)
     row_V, sequence_V = rows_of(np.append(input_S, reused.input_S), input_R)
@@ -85,9 +80,7 @@ def encode(plan: Plan, encoder: Encoder | None, prepared: Prepared) -> Encoded:
     first_V = np.flatnonzero(np.diff(row_V, prepend=-1))  # the first window of each row
     lengths_S = prepared.sequences.lengths_S
     used_S = np.unique(sequence_V[sequence_V < len(lengths_S)])
-    engine = {}
-    if encoder is not None and len(lengths_S):
-        engine = {**encoder.engine, **software(), **plan.settings.provenance}
+    engine = made_with(plan, encoder) if encoder is not None and len(lengths_S) else {}
     return Encoded(
         unit=prepared.unit,
         table=part_table(plan, prepared, vectors.arrays, row_V, sequence_V),

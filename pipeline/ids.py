@@ -67,8 +67,9 @@ class Words:
             self._forget()
         split = [words_of(text) for text in texts]
         words = list(chain.from_iterable(split))
-        if new := set(words) - self.numbers.keys():
-            self._learn(list(new))
+        # Not set(words) - keys: that goes through all the keys.
+        if new := [word for word in set(words) if word not in self.numbers]:
+            self._learn(new)
         number_W = np.fromiter(map(self.numbers.__getitem__, words), np.int64, len(words))
         first_W = self._cu[number_W]
         len_W = self._cu[number_W + 1] - first_W

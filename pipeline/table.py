@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,9 @@ from pipeline.batches import Prepared
 from pipeline.read import locate
 from schemas.columns import REJECTS, Status, part_schema, vector_type
 from schemas.plan import Plan, VectorColumn
+
+if TYPE_CHECKING:
+    from pipeline.encode.encoder import Encoder
 
 
 def part_table(
@@ -114,6 +118,11 @@ def rejects_table(prepared: Prepared, status_R: np.ndarray) -> pa.Table:
             }
         )
     return pa.Table.from_pylist(rows, schema=REJECTS)
+
+
+def made_with(plan: Plan, encoder: Encoder) -> dict[str, str]:
+    """What a vector of this encoder was made with: provenance, never identity."""
+    return {**encoder.engine, **software(), **plan.settings.provenance}
 
 
 @functools.cache

@@ -64,6 +64,14 @@ class Tokenizer:
         self.unknown_id = unknown_id(self._tokenizer)
         self.largest_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
+    def sequences(
+        self, prompt: str, a: list[str], b: list[str] | None, long_text: str, stride: int
+    ) -> Sequences:
+        """What a job makes of its texts, each A behind the prompt: windows, if it asks for them."""
+        if long_text in ("window", "window_mean"):
+            return self.windows(prompt, a, stride)
+        return self.encode([prompt + text for text in a] if prompt else a, b)
+
     def encode(self, a: list[str], b: list[str] | None) -> Sequences:
         """One sequence for each text A; an empty B gives the single form. Input order.
 

@@ -19,6 +19,7 @@ from schemas import errors
 ROOT = Path(__file__).resolve().parents[2]
 HOUSE = ("schemas", "pipeline", "jobs")
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60
+FIRST_READ = ("pipeline/README.md", "pipeline/batches.py", "pipeline/flow.py", "jobs/run.py")
 HEAVY = ("ray", "torch", "transformers", "polars", "obstore")
 
 PROBE = """
@@ -129,6 +130,12 @@ def test_an_error_survives_pickling_with_its_fields(kind):
 def test_files_are_short(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= LONGEST_FILE, f"{lines} lines; {LONGEST_FILE} is the most"
+
+
+def test_the_first_read_is_short():
+    """The map, what flows, the corridor and one job: who has read them knows the system."""
+    lines = sum(len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in FIRST_READ)
+    assert lines <= 400, f"{lines} lines"
 
 
 @pytest.mark.parametrize("path", sources(*HOUSE), ids=name)

@@ -33,8 +33,8 @@ DATA = Path(os.environ.get("EMBEDMILL_DATA", ROOT.parent / "shared" / "data"))
 # name -> rows of the engine's unit, of sentence-transformers, of a whole run; most tokens of a text
 ROWS = {
     "minilm": (65536, 8000, 2_000_000, 256),
-    "base": (24000, 2500, 600_000, 512),
-    "large": (10000, 1000, 200_000, 512),
+    "base": (24000, 2500, 1_800_000, 512),
+    "large": (10000, 1000, 600_000, 512),
 }
 SIZES = [16384, 32768]
 PEERS = [("float16", 32), ("float16", 256), ("bfloat16", 256)]

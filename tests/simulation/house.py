@@ -31,6 +31,7 @@ import pipeline.reuse
 import pipeline.run.log
 import pipeline.shards
 import pipeline.slices
+import pipeline.table
 import pipeline.write
 from pipeline.batches import Sequences
 from pipeline.identity import canonical
@@ -87,8 +88,8 @@ class Tokens:
     unknown_id = -1
     way = "simulated"
 
-    def encode(self, a: list[str], b: list[str] | None = None) -> Sequences:
-        assert b is None
+    def sequences(self, prompt: str, a: list[str], b: None, long_text: str, _: int) -> Sequences:
+        assert not prompt and b is None and long_text == "truncate"
         lengths = np.full(len(a), IDS, np.int32)
         cu_S1 = np.arange(len(a) + 1, dtype=np.int64) * IDS
         ids = np.concatenate([ids_of(text) for text in a]) if a else np.zeros(0, np.int32)
@@ -220,8 +221,8 @@ def furnished() -> Iterator[None]:
         pipeline.flow: {
             "open_store": open_store,
             "unit_vectors": unit_vectors,
-            "software": lambda: {},
         },
+        pipeline.table: {"software": lambda: {}},
         pipeline.plan: {
             "open_model": lambda name, revision: MODEL,
             "ipc_bytes": ipc_bytes,
