@@ -21,12 +21,15 @@ from pipeline.run.encoders import FEED_CPUS
 from schemas.plan import Unit
 
 CELL = pa.schema([("cell", pa.large_binary())])
-CHUNK = 1000  # units of a read task: Ray needs a millisecond for each task before the first is run
+# Units of a read task, at least and at most: Ray needs a millisecond for each task before the first
+# is run, and makes the rows of a few of them at a time.
+FEW, CHUNK = 16, 1000
 
 
 def feed(units: list[Unit]) -> Dataset:
     """One row a unit, one row a block, in order; nothing of it is there before it is run."""
-    chunks = [pickle.dumps(units[n : n + CHUNK]) for n in range(0, len(units), CHUNK)]
+    size = min(CHUNK, max(FEW, len(units) // 100))
+    chunks = [pickle.dumps(units[n : n + size]) for n in range(0, len(units), size)]
     source = _Chunks(chunks, len(units))
     read = read_datasource(source, num_cpus=FEED_CPUS, override_num_blocks=len(chunks))
     rows = read.repartition(target_num_rows_per_block=1)

@@ -8,9 +8,9 @@ speed is fixed and the unit's rows follow from the rate: a unit lasts encoders /
 is measured is `pipeline` and `receipts` of the Ray runner as they are shipped, with stages that do
 nothing else: chunks, rows, backpressure, three Ray tasks a unit, the receipts' way to the driver.
 Busy is the time of all encoders asleep over all their time, from the moment that all of them have
-had a unit until the first is short of one. CPU is of this process, of the head's other processes
-(GCS, raylet) and of all the workers, in milliseconds a unit: on a cluster of machines the workers'
-is elsewhere. Prints a Markdown table.
+had a unit until the first is short of one. CPU is of this process and of the head's others (GCS,
+raylet), in milliseconds a unit: on a cluster of machines the workers are elsewhere. `--cpus` is
+what Ray is told that the machine has. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -92,12 +92,15 @@ def measure(rate: float, seconds: float, actors: int, threads: int) -> dict[str,
     lasts = encoders / rate
     count = round(encoders * (1 + seconds / lasts))
     pool = Pool(actors, actors, actors, 0.01, 0.0, threads)
-    began, burnt = time.time(), burnt_by()
+    began = time.time()
     dataset = pipeline(
         pickle.dumps(ROWS_PER_S), units_of(count, round(lasts * ROWS_PER_S)), pool,
         Stages(load, Sleep, commit),
     )  # fmt: skip
-    spans = [got.encode_span + (got.engine["who"],) for got in receipts(dataset, lambda: False)]
+    burnt, spans = [0.0, 0.0], []
+    for got in receipts(dataset, lambda: False):
+        burnt = burnt if spans else burnt_by()  # what it takes to start is counted elsewhere
+        spans.append((*got.encode_span, got.engine["who"]))
     busy, window, gaps = busy_of(spans)
     return {
         "asked": rate,
@@ -107,20 +110,19 @@ def measure(rate: float, seconds: float, actors: int, threads: int) -> dict[str,
         "full": window[0] - began,
         "busy": busy,
         "gap": gaps,
-        "given": sum(window[0] <= end < window[1] for _, end, _ in spans) / (window[1] - window[0]),
+        "given": busy * rate,
         "cpu": [1000 * (now - then) / count for now, then in zip(burnt_by(), burnt, strict=True)],
     }
 
 
 def burnt_by() -> list[float]:
-    """CPU seconds so far of the driver, of Ray's head and of the workers that are alive."""
-    seconds = [0.0, 0.0, 0.0]
+    """CPU seconds so far of the driver, and of Ray's head."""
+    seconds = [0.0, 0.0]
     me = psutil.Process()
     for process in [me, *me.children(recursive=True)]:
         with contextlib.suppress(psutil.Error):
-            worker = process.cmdline()[0].startswith("ray::")
-            which = 0 if process == me else 1 + worker
-            seconds[which] += sum(process.cpu_times()[:2])
+            if process == me or any(name in process.name() for name in ("gcs_server", "raylet")):
+                seconds[process != me] += sum(process.cpu_times()[:2])
     return seconds
 
 
@@ -146,9 +148,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--actors", type=int, default=10)
     parser.add_argument("--threads", type=int, default=100)
+    parser.add_argument("--cpus", type=int, default=3)
     args = parser.parse_args()
     os.environ.setdefault("RAY_worker_niceness", "0")
-    ray.init(include_dashboard=False, log_to_driver=False, num_cpus=3)
+    ray.init(include_dashboard=False, log_to_driver=False, num_cpus=args.cpus)
     quiet_context(600.0)
     names = "units/s asked, a unit s, units, given, busy, gap s, first, all, CPU ms".split(", ")
     print(f"| {' | '.join(names)} |\n|{' --- |' * len(names)}")

@@ -90,6 +90,7 @@ def test_two_signals_stop_now(spec: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("sign", ["gcs_server", "raylet/raylet", "_Encode"])
 def test_a_signal_before_there_is_an_encoder(spec: Path, sign: str) -> None:
     """While Ray starts, which then has SIGTERM for itself, and while the encoder loads."""
