@@ -8,6 +8,14 @@ FROM rayproject/ray:2.60.0-py311-${DEVICE}
 #   --build-arg PIP_ARGS="--extra-index-url URL"
 ARG PIP_ARGS=""
 
+# The layers of a CPU are compiled where they run.
+USER 0
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 1000
+
 COPY --chown=1000:100 . /home/ray/embedmill
 # Bounds of versions are pyproject.toml's; the base image fixes Ray and Python.
 # hadolint ignore=DL3013,SC2086
@@ -17,6 +25,5 @@ RUN pip install --no-cache-dir ${PIP_ARGS} "/home/ray/embedmill[cluster]" \
 # Ray and its jobs ask for a token, and call nobody.
 ENV RAY_AUTH_MODE=token \
     RAY_USAGE_STATS_ENABLED=0
-USER 1000
 # No ENTRYPOINT: KubeRay and `ray up` give the command.
 CMD ["embedmill", "--help"]
