@@ -1,9 +1,9 @@
 """The vectors that `run` writes score what the reference scores on labelled data.
 
 Times 100: Spearman of cosine on STS-B, nDCG@10 on SciFact and CMRC 2018. all-MiniLM-L6-v2 in fp32
-lies within 0.05 of its published figures, in bf16 within 0.3, in int8 within
-0.5; multilingual-e5-small, out of a
-4-bit file, within 0.3. Ties in a ranking go by the order of the corpus.
+lies within 0.05 of its published figures, in bf16 within 0.3, in int8 within 0.5;
+multilingual-e5-small, out of a 4-bit file, within 0.3. Ties in a ranking go by the order
+of the corpus.
 """
 
 from __future__ import annotations
