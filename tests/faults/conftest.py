@@ -1,4 +1,4 @@
-"""Rows that kill whoever handles them."""
+"""What tests of faults share: the job that is disturbed, and rows that kill who handles them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.scene import Scene, make_scene
+
 ROOT = Path(__file__).resolve().parents[2]
 DEADLY = Path(__file__).parent / "deadly"
+
+
+@pytest.fixture(scope="module")
+def scene(
+    tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, write_texts: Callable[..., Path]
+) -> Scene:
+    """The job into a folder."""
+    folder = tmp_path_factory.mktemp("scene")
+    return make_scene(folder, str(tiny_bert), write_texts, str(folder / "out"))
 
 
 @pytest.fixture

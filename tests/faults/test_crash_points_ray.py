@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 
 from tests.faults.points import DRIVER, POINTS, environment, wait_for
 from tests.faults.processes import finish, start
-from tests.faults.scene import Scene, make_scene
+from tests.faults.scene import Scene
 
 KILL, TERM, STOP = signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP
 CASES = [
@@ -28,14 +27,6 @@ CASES = [
 ]
 
 pytestmark = [pytest.mark.torture, pytest.mark.ray, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def scene(
-    tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, write_texts: Callable[..., Path]
-) -> Scene:
-    folder = tmp_path_factory.mktemp("scene")
-    return make_scene(folder, str(tiny_bert), write_texts, str(folder / "out"))
 
 
 @pytest.mark.parametrize(

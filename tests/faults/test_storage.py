@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.points import environment, wait_for
-from tests.faults.scene import Scene, make_scene
+from tests.faults.scene import Scene
 
 pytestmark = pytest.mark.torture  # one of them failed once under load, and why is not known
 
@@ -33,14 +33,6 @@ FAULTS = {
     "link:error=EIO": "STORAGE",
     "link:error=EPERM": "NOT_WRITABLE",
 }
-
-
-@pytest.fixture(scope="module")
-def scene(
-    tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, write_texts: Callable[..., Path]
-) -> Scene:
-    folder = tmp_path_factory.mktemp("scene")
-    return make_scene(folder, str(tiny_bert), write_texts, str(folder / "out"))
 
 
 @pytest.mark.parametrize(

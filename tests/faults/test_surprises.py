@@ -5,23 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.faults.points import environment, wait_for
-from tests.faults.scene import Scene, make_scene
+from tests.faults.scene import Scene
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def scene(
-    tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, write_texts: Callable[..., Path]
-) -> Scene:
-    folder = tmp_path_factory.mktemp("scene")
-    return make_scene(folder, str(tiny_bert), write_texts, str(folder / "out"))
 
 
 def test_a_clock_that_jumps_changes_no_byte(scene: Scene, tmp_path: Path) -> None:
