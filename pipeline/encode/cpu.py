@@ -1,4 +1,4 @@
-"""Our families on a CPU with AVX-512: embeddings and all layers in one call of our C code.
+"""Our families on a CPU with AVX-512 or AMX: embeddings and all layers in one call of our C code.
 
 Beside being faster than torch's operators it promises more: every value is summed in an order that
 its own sequence alone decides, so that its bits depend neither on its pack-mates nor on threads.
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pipeline.batches import Pack
     from pipeline.encode.heads import Heads
 
-COLUMNS = 48  # of a tile; every width is filled up to a multiple
 ACTS = {"gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "relu": 3}
 DTYPES = {"exact": torch.float32, "fast": torch.bfloat16, "int8": torch.int8}
 BEYOND = 64  # distances behind the longest sequence that a tile may read
@@ -77,9 +76,10 @@ class Model(ctypes.Structure):
 class Layers:
     """The layers of one of our families, laid out for the C code."""
 
-    def __init__(self, weights: Weights, precision: str, threads: int) -> None:
+    def __init__(self, weights: Weights, precision: str, threads: int, isa: str) -> None:
         self.precision, self.threads = precision, threads
-        self.forward = native.library(precision).forward
+        self.forward = native.library(isa, precision).forward
+        self.panel, self.fill = native.PANEL[isa], native.FILL[isa]
         self.kept: list[torch.Tensor] = []  # what the structures point to
         self.memory, self.lock = torch.empty(0, dtype=torch.uint8), threading.Lock()
         config = weights.config
@@ -135,10 +135,10 @@ class Layers:
         return Tables(*places, self._norm(weights.norm))
 
     def _norm(self, norm: Pair) -> Any:
-        return (ctypes.c_void_p * 2)(*(self._keep(_filled(tensor, 0)) for tensor in norm))
+        return (ctypes.c_void_p * 2)(*(self._keep(self._filled(tensor, 0)) for tensor in norm))
 
     def _product(self, weight_NK: torch.Tensor, bias_N: torch.Tensor) -> Product:
-        weight_NK, scale_N = _filled(_filled(weight_NK, 1), 0), None
+        weight_NK, scale_N = self._filled(self._filled(weight_NK, 1), 0), None
         if self.precision == "int8":
             scale_N = weight_NK.abs().amax(dim=1) / 127
             scale_N[scale_N == 0] = 1
@@ -146,15 +146,20 @@ class Layers:
         weight_NK = weight_NK.to(DTYPES[self.precision])
         outputs, inputs = weight_NK.shape
         values = native.VALUES[self.precision]
-        panels = weight_NK.view(outputs // COLUMNS, COLUMNS, inputs // values, values)
+        panels = weight_NK.view(outputs // self.panel, self.panel, inputs // values, values)
         found = Product(
-            self._keep(panels.permute(0, 2, 1, 3)), self._keep(_filled(bias_N, 0)),
+            self._keep(panels.permute(0, 2, 1, 3)), self._keep(self._filled(bias_N, 0)),
             outputs=outputs, units=inputs // values,
         )  # fmt: skip
         if scale_N is not None:
             found.scale = self._keep(scale_N)
             found.offset = self._keep(-128 * weight_NK.sum(dim=1, dtype=torch.int32))
         return found
+
+    def _filled(self, tensor: torch.Tensor, axis: int) -> torch.Tensor:
+        """The tensor with zeros behind it, to a multiple of what the C code steps by."""
+        more = -tensor.shape[axis] % self.fill
+        return pad(tensor, (0, 0) * (tensor.dim() - 1 - axis) + (0, more))
 
 
 class PackedNative:
@@ -163,16 +168,16 @@ class PackedNative:
     heads: Heads
     tail: Callable[[torch.Tensor], torch.Tensor]
 
-    def __init__(self, weights: Weights, precision: str, threads: int) -> None:
+    def __init__(self, weights: Weights, precision: str, threads: int, isa: str) -> None:
         self.config, self.dim = weights.config, weights.config.width
         self.ends = Ends(weights, "cpu")
         self.embeddings, self.pooler = self.ends.embeddings, self.ends.pooler
-        self.layers = Layers(weights, precision, threads)
+        self.layers = Layers(weights, precision, threads, isa)
         self.engine = {
             "device": "cpu",
             "precision": precision,
             "attention": "native",
-            "path": "packed-native",
+            "path": "packed-native" if isa == "avx512" else f"packed-native-{isa}",
         }
 
     @torch.inference_mode()
@@ -194,12 +199,6 @@ class PackedNative:
         if self.ends.segment is not None:
             second_S = (pack.second_S < pack.lengths_S).view(np.uint8)
             check_ids(second_S, len(self.ends.segment), "segment id")
-
-
-def _filled(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """The tensor with zeros behind it, to a multiple of a tile's columns."""
-    more = -tensor.shape[axis] % COLUMNS
-    return pad(tensor, (0, 0) * (tensor.dim() - 1 - axis) + (0, more))
 
 
 def _pointer(tensor: torch.Tensor) -> ctypes.c_void_p:

@@ -82,8 +82,8 @@ def _ours(folder: Path, device: str, precision: str, threads: int) -> Encoder:
     weights, kind = read_weights(folder), device.partition(":")[0]
     if kind == "cuda" and precision == "fast" and cuda.fits(weights):
         return cuda.PackedCuda(weights, device, torch.float16)
-    if kind == "cpu" and proof.fits(weights, precision):
-        return cpu.PackedNative(weights, precision, threads)
+    if kind == "cpu" and (isa := proof.isa(weights, precision)):
+        return cpu.PackedNative(weights, precision, threads, isa)
     dtype = getattr(torch, DTYPES[kind, precision])
     return PackedBert(weights, device, dtype, rounds=precision == "int8")
 

@@ -1,4 +1,4 @@
-"""Our layers in C for CPUs with AVX-512: compiled by the machine's own gcc, once, into a cache.
+"""Our layers in C for CPUs with AVX-512 or AMX: compiled here by gcc, once, into a cache.
 
 torch leaves a CPU waiting for memory between its operators; here a block of tokens goes through a
 whole layer inside a core's cache. No wheel brings it and none is needed: without a compiler, or on
@@ -19,31 +19,35 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("native")
 VALUES = {"exact": 1, "fast": 2, "int8": 4}  # in 32 bits of a product's operand
-# precision -> what /proc/cpuinfo must list; gcc is told the same
+VECTORS = ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
+BF16, BYTES = (*VECTORS, "avx512_bf16"), (*VECTORS, "avx512_bf16", "avx512_vnni")
+# (instructions, precision), the fastest first -> what /proc/cpuinfo must list; gcc is told the same
 NEEDED = {
-    "exact": ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"),
-    "fast": ("avx512_bf16",),
-    "int8": ("avx512_bf16", "avx512_vnni"),
+    ("amx", "fast"): (*BF16, "amx_tile", "amx_bf16"),
+    ("amx", "int8"): (*BYTES, "amx_tile", "amx_bf16", "amx_int8"),
+    ("avx512", "exact"): VECTORS,
+    ("avx512", "fast"): BF16,
+    ("avx512", "int8"): BYTES,
 }
-# What makes torch's own product the faster one: tiles of bf16, eight times a vector's work.
-BETTER = {"exact": None, "fast": "amx_bf16", "int8": None}
+PANEL = {"amx": 32, "avx512": 48}  # outputs whose weights lie together
+FILL = {"amx": 64, "avx512": 48}  # every width is filled up to a multiple
 
 
 @cache
-def library(precision: str) -> ctypes.CDLL | None:
+def library(isa: str, precision: str) -> ctypes.CDLL | None:
     """The compiled layers; None where this CPU or this machine cannot have them."""
-    needed, there = {*NEEDED["exact"], *NEEDED[precision]}, cpu_flags()
-    if not needed <= there or BETTER[precision] in there:
+    needed = NEEDED.get((isa, precision))
+    if needed is None or not {*needed} <= cpu_flags():
         return None
     options = ["-std=c11", "-O3", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
-    options += [f"-m{flag.replace('_', '')}" for flag in sorted(needed)]
-    options.append(f"-DVALUES={VALUES[precision]}")
+    options += ["-m" + flag.replace("512_", "512").replace("_", "-") for flag in sorted(needed)]
+    options += [f"-DVALUES={VALUES[precision]}", f"-DTILES={int(isa == 'amx')}"]
     try:
-        found = _load(options, cache_folder() / f"{precision}-{_digest(options)}.so")
+        found = _load(options, cache_folder() / f"{isa}-{precision}-{_digest(options)}.so")
     except (OSError, subprocess.SubprocessError):
         return None
     found.forward.restype = ctypes.c_size_t
-    return found
+    return None if found.prepare() else found
 
 
 def cpu_flags() -> set[str]:

@@ -29,17 +29,19 @@ CONFIG = Config(
 )  # fmt: skip
 
 
-def fits(weights: Weights, precision: str) -> bool:
-    """Whether the layers in C are there, are right, and know a model of this shape."""
+def isa(weights: Weights, precision: str) -> str | None:
+    """The instructions whose layers in C are there, are right, and know a model of this shape."""
     config = weights.config
-    known = config.width // config.heads % 2 == 0 and config.act in ACTS
-    return known and works(precision)
+    if (config.width // config.heads) % 2 or config.act not in ACTS:
+        return None
+    there = (isa for isa, known in native.NEEDED if known == precision)
+    return next((isa for isa in there if works(isa, precision)), None)
 
 
 @cache
-def works(precision: str) -> bool:
+def works(isa: str, precision: str) -> bool:
     """Whether this machine has the layers in C, and they give what torch's operators give."""
-    if native.library(precision) is None:
+    if native.library(isa, precision) is None:
         return False
     cu_S1 = np.concatenate([[0], np.cumsum(LENGTHS)])
     for act in ("gelu", "gelu_new", "relu"):  # all that C knows
@@ -48,7 +50,7 @@ def works(precision: str) -> bool:
         theirs = PackedBert(weights, "cpu", DTYPES[precision], rounds=precision == "int8")
         with torch.inference_mode():
             want_TD = theirs.states(input_TD, cu_S1)
-            got_TD = Layers(weights, precision, threads=2)(input_TD, cu_S1)
+            got_TD = Layers(weights, precision, 2, isa)(input_TD, cu_S1)
         if not (got_TD - want_TD).abs().max() <= TOLERANCE[precision]:  # so that NaN fails
             return False
     return True

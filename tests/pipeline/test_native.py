@@ -17,25 +17,27 @@ from pipeline.encode.cpu import Layers, PackedNative
 from pipeline.encode.weights import read_weights
 from tests.pipeline.berts import load, make_pack, save_bert
 
-PRECISIONS = ["exact", "fast", "int8"]
 LENGTHS = [1, 2, 3, 15, 16, 17, 47, 48, 49, 96, 97, 200, 333]
 
 
-def skip_without(precision: str) -> None:
-    if native.library(precision) is None:
-        pytest.skip(f"this machine has no {precision} layers in C: no gcc, or another CPU")
+def skip_without(precision: str, isa: str = "avx512") -> None:
+    if native.library(isa, precision) is None:
+        pytest.skip(f"this machine has no {precision} layers for {isa}: no gcc, or another CPU")
 
 
-@pytest.fixture(params=PRECISIONS)
-def precision(request) -> str:
-    skip_without(request.param)
-    return request.param
+@pytest.fixture(params=native.NEEDED, ids="-".join)
+def kind(request) -> tuple[str, str]:
+    """Instructions and precision."""
+    isa, precision = request.param
+    skip_without(precision, isa)
+    return isa, precision
 
 
-def layers(precision: str, threads: int = 2, **changes) -> Layers:
+def layers(kind: tuple[str, str], threads: int = 2, **changes) -> Layers:
     """Random layers."""
+    isa, precision = kind
     config = replace(proof.CONFIG, positions=512, **changes)
-    return Layers(proof._random(config), precision, threads)
+    return Layers(proof._random(config), precision, threads, isa)
 
 
 def states(width: int, lengths: list[int]) -> tuple[torch.Tensor, np.ndarray]:
@@ -44,13 +46,13 @@ def states(width: int, lengths: list[int]) -> tuple[torch.Tensor, np.ndarray]:
     return torch.randn(int(cu_S1[-1]), width, generator=torch.Generator().manual_seed(5)), cu_S1
 
 
-def test_the_machine_that_compiles_proves_it(precision):
-    assert proof.works(precision)
+def test_the_machine_that_compiles_proves_it(kind):
+    assert proof.works(*kind)
 
 
 @pytest.mark.parametrize("buckets", [0, 32])
-def test_bits_depend_on_the_sequence_alone(precision, buckets):
-    run = layers(precision, buckets=buckets)
+def test_bits_depend_on_the_sequence_alone(kind, buckets):
+    run = layers(kind, buckets=buckets)
     input_TD, cu_S1 = states(60, LENGTHS)
     together_TD = run(input_TD, cu_S1)
     for begin, end in pairwise(cu_S1):
@@ -59,14 +61,14 @@ def test_bits_depend_on_the_sequence_alone(precision, buckets):
 
 
 @pytest.mark.parametrize("threads", [1, 3, 8, 100])
-def test_bits_do_not_depend_on_threads(precision, threads):
+def test_bits_do_not_depend_on_threads(kind, threads):
     input_TD, cu_S1 = states(60, LENGTHS * 2)
-    want_TD = layers(precision)(input_TD, cu_S1)
-    assert torch.equal(layers(precision, threads)(input_TD, cu_S1), want_TD)
+    want_TD = layers(kind)(input_TD, cu_S1)
+    assert torch.equal(layers(kind, threads)(input_TD, cu_S1), want_TD)
 
 
-def test_a_large_pack_leaves_nothing_for_a_small_one(precision):
-    run = layers(precision)
+def test_a_large_pack_leaves_nothing_for_a_small_one(kind):
+    run = layers(kind)
     small, large = states(60, [5, 7]), states(60, [512, 400])
     before = run(*small)
     assert not run(large[0] * torch.nan, large[1]).isfinite().any()
@@ -74,8 +76,8 @@ def test_a_large_pack_leaves_nothing_for_a_small_one(precision):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_is_not_finite_stays_so_and_stays_where_it_is(precision, value):
-    run = layers(precision)
+def test_what_is_not_finite_stays_so_and_stays_where_it_is(kind, value):
+    run = layers(kind)
     input_TD, cu_S1 = states(60, [30, 30, 30])
     clean_TD = run(input_TD, cu_S1)
     input_TD[40, 7] = value
@@ -86,10 +88,10 @@ def test_what_is_not_finite_stays_so_and_stays_where_it_is(precision, value):
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 3, 0, 0, 5, 0]])
-def test_empty_sequences(precision, lengths):
+def test_empty_sequences(kind, lengths):
     input_TD, cu_S1 = states(60, lengths)
-    got_TD = layers(precision)(input_TD, cu_S1)
-    want_TD = layers(precision)(input_TD, np.unique(cu_S1))
+    got_TD = layers(kind)(input_TD, cu_S1)
+    want_TD = layers(kind)(input_TD, np.unique(cu_S1))
     assert torch.equal(got_TD, want_TD)
 
 
@@ -121,14 +123,14 @@ def test_mpnet_has_its_distances(tmp_path):
 
 def test_heads_of_an_odd_width_are_left_to_torch(tmp_path):
     save_bert(tmp_path, hidden_size=12, num_attention_heads=4)
-    assert not proof.fits(read_weights(tmp_path), "exact")
+    assert proof.isa(read_weights(tmp_path), "exact") is None
 
 
 def test_a_library_that_differs_is_not_trusted(monkeypatch):
     skip_without("exact")
     proof.works.cache_clear()
     monkeypatch.setattr(proof, "TOLERANCE", {"exact": 0.0})
-    assert not proof.works("exact")
+    assert not proof.works("avx512", "exact")
     proof.works.cache_clear()
 
 
@@ -141,7 +143,7 @@ def test_without_a_cache_it_compiles_for_itself(tmp_path, monkeypatch, home):
     if home == "nowhere":
         monkeypatch.setattr(native, "cache_folder", lambda: native.Path("~/.cache/embedmill"))
     native.library.cache_clear()
-    assert native.library("exact") is not None
+    assert native.library("avx512", "exact") is not None
     native.library.cache_clear()
     assert [tmp_path / "file"] == list(tmp_path.iterdir())
 
@@ -177,7 +179,7 @@ def test_int8_on_torch_is_int8_in_c(tmp_path, monkeypatch):
     save_bert(tmp_path, hidden_size=96, intermediate_size=192)
     pack = make_pack([7, 30, 64])
     got_TD = load(tmp_path, "int8").encode(pack).hidden_TD
-    monkeypatch.setattr(proof, "works", lambda precision: False)
+    monkeypatch.setattr(proof, "works", lambda isa, precision: False)
     bare = load(tmp_path, "int8")
     exact_TD, bare_TD = load(tmp_path).encode(pack).hidden_TD, bare.encode(pack).hidden_TD
     apart = (got_TD - bare_TD).abs().mean()

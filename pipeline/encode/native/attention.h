@@ -23,7 +23,7 @@ typedef struct {
 
 typedef struct {
     uint32_t *query, *scores, *values, *mixed;
-} Desk; /* one thread's: head x 48, length x 48, length x head, head x 48 */
+} Desk; /* one thread's: head x 48, length x 48, length x head, head x 48; filled up to tiles */
 
 INLINE void transpose(__m512i r[16]) {
     __m512i t[16];
@@ -64,25 +64,41 @@ static void take_queries(const Head *h, int first, uint32_t *to) {
             r[i] = _mm512_maskz_loadu_epi32(
                 lanes(units - u), (const uint32_t *)(h->qkv + (size_t)(first + i) * h->stride) + u);
         transpose(r);
-        for (int i = 0; i < 16 && u + i < units; i++)
+        for (int i = 0; i < 16 && (TILES || u + i < units); i++) /* zeros behind them */
             _mm512_storeu_si512(to + (u + i) * COLUMNS, r[i]);
     }
 }
 
 #if PAIR == 2
-/* Values of two tokens side by side, zeros behind the last: what step_bf16 sums over. */
-static void pair_values(const Head *h, uint32_t *to) {
-    const value *from = h->qkv + 2 * h->width;
-    int wide = (h->head + 15) / 16 * 16;
-    for (int t = 0; t < h->length; t += 2, from += 2 * h->stride, to += wide)
-        for (int d = 0; d < h->head; d += 16) {
-            __m512i a = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(from + d)));
-            __m512i b = _mm512_setzero_si512();
-            if (t + 1 < h->length)
-                b = _mm512_cvtepu16_epi32(
-                    _mm256_loadu_si256((const __m256i *)(from + h->stride + d)));
-            _mm512_storeu_si512(to + d, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
+/* Values d .. d + 15 of tokens t and t + 1 side by side, zeros behind the last token. */
+INLINE __m512i value_pair(const Head *h, int t, int d) {
+    const value *from = h->qkv + 2 * h->width + (size_t)t * h->stride + d;
+    __m512i a = _mm512_setzero_si512(), b = a;
+    if (t < h->length) a = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+    if (t + 1 < h->length)
+        b = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(from + h->stride)));
+    return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+}
+#endif
+
+#if TILES
+/* Rows of pairs for each of the head's values: the left side of the second product. */
+static void pair_values(const Head *h, uint32_t *to, int pairs) {
+    for (int d = 0; d < h->head; d += 16)
+        for (int p = 0; p < pairs; p += 16) {
+            __m512i r[16];
+            for (int i = 0; i < 16; i++) r[i] = value_pair(h, 2 * (p + i), d);
+            transpose(r);
+            for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + (d + i) * pairs + p, r[i]);
         }
+}
+#elif PAIR == 2
+/* Pairs as rows: what step_bf16 sums over. */
+static void pair_values(const Head *h, uint32_t *to, int pairs) {
+    int wide = (h->head + 15) / 16 * 16;
+    for (int p = 0; p < pairs; p++)
+        for (int d = 0; d < h->head; d += 16)
+            _mm512_storeu_si512(to + p * wide + d, value_pair(h, 2 * p, d));
 }
 #endif
 
@@ -143,6 +159,7 @@ INLINE void put_mixed(const Head *h, const float *mixed, __m512 share, int rows,
     }
 }
 
+#if !TILES
 #define FIXED(name, vectors)                                                                     \
     static __attribute__((noinline)) void name(const uint32_t *a, size_t row, size_t next,      \
                                                const uint32_t *b, int units, uint32_t *out) {   \
@@ -151,34 +168,59 @@ INLINE void put_mixed(const Head *h, const float *mixed, __m512 share, int rows,
 FIXED(tile_1, 1)
 FIXED(tile_2, 2)
 FIXED(tile_3, 3)
-static void (*const TILES[])(const uint32_t *, size_t, size_t, const uint32_t *, int,
+static void (*const TILES_OF[])(const uint32_t *, size_t, size_t, const uint32_t *, int,
                              uint32_t *) = {tile_1, tile_2, tile_3};
+#endif
+
+/* Scores of the queries of the desk, 16 * vectors columns. */
+INLINE void score(const Head *h, Desk *desk, int vectors) {
+    const uint32_t *keys = (const uint32_t *)(h->qkv + h->width);
+    size_t stride = (size_t)h->stride / PAIR;
+    int units = h->head / PAIR;
+#if TILES
+    for (int t = 0; t < h->length; t += SIDE)
+        STRIPS[vectors - 1](keys + t * stride, stride, desk->query, (units + 15) / 16 * 16,
+                            desk->scores + t * COLUMNS);
+#else
+    for (int t = 0; t < h->length; t += ROWS)
+        TILES_OF[vectors - 1](keys + t * stride, stride, 1, desk->query, units,
+                              desk->scores + t * COLUMNS);
+#endif
+}
+
+/* Their weights' sums of values, one row for each of the head's. */
+INLINE void gather(const Head *h, Desk *desk, int vectors, int pairs) {
+#if TILES
+    memset(desk->scores + (h->length + 1) / 2 * COLUMNS, 0,
+           4 * COLUMNS * (size_t)(pairs - (h->length + 1) / 2));
+    for (int d = 0; d < h->head; d += SIDE)
+        STRIPS[vectors - 1](desk->values + d * pairs, pairs, desk->scores, pairs,
+                            desk->mixed + d * COLUMNS);
+#else
+    const uint32_t *values = PAIR == 1 ? (const uint32_t *)(h->qkv + 2 * h->width) : desk->values;
+    size_t stride = PAIR == 1 ? (size_t)h->stride : (size_t)(h->head + 15) / 16 * 16;
+    for (int d = 0; d < h->head; d += ROWS)
+        TILES_OF[vectors - 1](values + d, 1, stride, desk->scores, pairs,
+                              desk->mixed + d * COLUMNS);
+#endif
+}
 
 /* Queries first .. last - 1 of the sequence; row `first` of the result goes to `out`. */
 static void attend(const Head *h, int first, int last, Desk *desk, char *out, size_t out_bytes) {
-    const uint32_t *keys = (const uint32_t *)(h->qkv + h->width);
-    size_t stride = (size_t)h->stride / PAIR;
-#if PAIR == 1
-    const uint32_t *values = (const uint32_t *)(h->qkv + 2 * h->width);
-    size_t values_stride = stride;
-#else
-    const uint32_t *values = desk->values;
-    size_t values_stride = (size_t)(h->head + 15) / 16 * 16;
-    pair_values(h, desk->values);
+    int pairs = (h->length + PAIR - 1) / PAIR;
+    if (TILES) pairs = (pairs + 15) / 16 * 16;
+#if PAIR == 2
+    pair_values(h, desk->values, pairs);
 #endif
     for (; first < last; first += COLUMNS, out += COLUMNS * out_bytes) {
         int rows = last - first < COLUMNS ? last - first : COLUMNS, vectors = (rows + 15) / 16;
         for (int v = 0; v < vectors; v++)
             take_queries(h, first + 16 * v, desk->query + 16 * v);
-        for (int t = 0; t < h->length; t += ROWS)
-            TILES[vectors - 1](keys + t * stride, stride, 1, desk->query, h->head / PAIR,
-                               desk->scores + t * COLUMNS);
+        score(h, desk, vectors);
         __m512 share[VECTORS];
         for (int v = 0; v < vectors; v++)
             share[v] = soften(h, (float *)desk->scores + 16 * v, first + 16 * v);
-        for (int d = 0; d < h->head; d += ROWS)
-            TILES[vectors - 1](values + d, 1, values_stride, desk->scores,
-                               (h->length + PAIR - 1) / PAIR, desk->mixed + d * COLUMNS);
+        gather(h, desk, vectors, pairs);
         for (int v = 0; v < vectors; v++) {
             int here = rows - 16 * v < 16 ? rows - 16 * v : 16;
             put_mixed(h, (const float *)desk->mixed + 16 * v, share[v], here,

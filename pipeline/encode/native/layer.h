@@ -4,11 +4,11 @@
 #define EDGE 64  /* bytes between rows, so that they do not fall on the same lines of a cache */
 
 typedef struct {
-    const uint32_t *weight; /* panels of 48 outputs: (N / 48, K, 48) units */
+    const uint32_t *weight; /* panels of outputs: (N / PANEL, K, PANEL) units */
     const float *bias;      /* N */
     const float *scale;     /* N, int8: of a weight's row */
     const int32_t *offset;  /* N, int8: what 128 more in every byte of the left side adds */
-    int outputs, units;     /* N, a multiple of 48; K */
+    int outputs, units;     /* N, a multiple of FILL; K */
 } Product;
 
 typedef struct {
@@ -53,6 +53,7 @@ typedef struct {
 
 static size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
 
+#if !TILES
 static __attribute__((noinline)) void product_tile(const char *left, size_t row_bytes,
                                                    const uint32_t *panel, int units, float *out) {
 #if VALUES == 1
@@ -65,6 +66,7 @@ static __attribute__((noinline)) void product_tile(const char *left, size_t row_
     tile(step, VECTORS, (const uint32_t *)left, row_bytes / 4, 1, panel, COLUMNS, units,
          (uint32_t *)out, COLUMNS);
 }
+#endif
 
 enum { STORE, ADD, ACTIVATE };
 
@@ -98,12 +100,12 @@ INLINE void finish(int kind, int act, const Product *p, const float *sums, float
 INLINE void multiply(int kind, int act, const Product *p, const char *left, size_t left_bytes,
                      const float *scales, int rows, float *sums, char *to, size_t to_bytes) {
     const uint32_t *panel = p->weight;
-    for (int n = 0; n < p->outputs; n += COLUMNS, panel += (size_t)p->units * COLUMNS)
-        for (int m = 0; m < rows; m += ROWS) {
+    for (int n = 0; n < p->outputs; n += PANEL, panel += (size_t)p->units * PANEL)
+        for (int m = 0; m < rows; m += BAND) {
             product_tile(left + m * left_bytes, left_bytes, panel, p->units, sums);
-            for (int i = 0; i < ROWS; i++)
-                for (int v = 0; v < VECTORS; v++)
-                    finish(kind, act, p, sums + i * COLUMNS + 16 * v, scales[m + i], n + 16 * v,
+            for (int i = 0; i < BAND; i++)
+                for (int v = 0; v < PANEL; v += 16)
+                    finish(kind, act, p, sums + i * PANEL + v, scales[m + i], n + v,
                            to + (m + i) * to_bytes);
         }
 }

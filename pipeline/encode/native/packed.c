@@ -12,10 +12,15 @@
 
 #include "tile.h"
 #include "pointwise.h"
+#if TILES
+#include "matrix.h"
+#endif
 #include "attention.h"
 #include "layer.h"
 
-#define TARGET 96 /* tokens of a block */
+#ifndef TARGET
+#define TARGET (TILES ? 192 : 96) /* tokens of a block */
+#endif
 #define MOST_THREADS 64
 
 static void task(const Job *job, Bench *b, int stage, int first, int last) {
@@ -63,15 +68,22 @@ typedef struct {
 static void *work(void *given) {
     Worker *worker = given;
     Job *job = worker->job;
+#if TILES
+    shape_tiles();
+#endif
     for (;;) {
         int t = atomic_fetch_add(&job->next, 1), n = t % job->blocks, stage = t / job->blocks;
-        if (stage > job->model->count) return NULL;
+        if (stage > job->model->count) break;
         int first = n * job->block, last = first + job->block;
         if (last > job->tokens) last = job->tokens;
         if (stage) await(job, stage, first, last);
         task(job, &worker->bench, stage, first, last);
         atomic_store(&job->done[n], stage + 1);
     }
+#if TILES
+    _tile_release();
+#endif
+    return NULL;
 }
 
 typedef struct {
@@ -87,8 +99,8 @@ static void *take(Memory *memory, size_t bytes) {
 
 static void furnish(Memory *memory, const Job *job, Bench *b) {
     const Model *m = job->model;
-    size_t rows = job->block + ROWS, head = round_up(m->width / m->heads, 16);
-    size_t longest = round_up(job->longest, ROWS), inner = m->layers->up.outputs;
+    size_t rows = job->block + BAND, head = round_up(m->width / m->heads, 16);
+    size_t longest = round_up(job->longest, 32), inner = m->layers->up.outputs;
     b->left_bytes = job->wide * (4 / VALUES) + EDGE;
     b->inner_bytes = inner * (4 / VALUES) + EDGE;
     b->wide_bytes = 4 * (inner > (size_t)job->wide ? inner : (size_t)job->wide) + EDGE;
@@ -100,7 +112,7 @@ static void furnish(Memory *memory, const Job *job, Bench *b) {
     b->inner = take(memory, rows * b->inner_bytes);
     b->wide_left = take(memory, VALUES == 4 ? rows * b->wide_bytes : 0);
     b->scales = take(memory, 4 * rows);
-    b->tile = take(memory, 4 * ROWS * COLUMNS);
+    b->tile = take(memory, 4 * BAND * PANEL);
 }
 
 static void lay_out(Memory *memory, Job *job, Worker *workers, int threads) {
@@ -115,6 +127,15 @@ static void lay_out(Memory *memory, Job *job, Worker *workers, int threads) {
     }
 }
 
+/* Once a process. 0: the layers can be used here. */
+int prepare(void) {
+#if TILES
+    return ask_for_tiles();
+#else
+    return 0;
+#endif
+}
+
 /* All layers over a pack: input (T, D) -> output (T, D), fp32. With ids and second, input is written
    as well. cu: the S + 1 borders of the sequences; sequence: T, the sequence of each token; memory:
    of any content, aligned to 64 bytes, or NULL. Returns how many bytes of it are wanted. */
@@ -124,10 +145,10 @@ size_t forward(const Model *model, const int32_t *ids, const int32_t *second, fl
     if (tokens < 1) return 0;
     if (threads > MOST_THREADS) threads = MOST_THREADS;
     int blocks = (int)round_up((tokens + TARGET - 1) / TARGET, threads);
-    int block = (int)round_up((tokens + blocks - 1) / blocks, ROWS);
+    int block = (int)round_up((tokens + blocks - 1) / blocks, BAND);
     Job job = {.model = model, .ids = ids, .second = second, .input = input, .output = output,
                .cu = cu, .sequence = sequence, .tokens = tokens, .block = block,
-               .blocks = (tokens + block - 1) / block, .longest = longest, .wide = (int)round_up(model->width, COLUMNS),
+               .blocks = (tokens + block - 1) / block, .longest = longest, .wide = (int)round_up(model->width, FILL),
                .across = model->layers->qkv.outputs};
     if (threads > job.blocks) threads = job.blocks;
     Worker workers[MOST_THREADS];

@@ -12,6 +12,15 @@
 #define ROWS 8
 #define VECTORS 3
 #define COLUMNS (16 * VECTORS)
+#if TILES
+#define BAND 32  /* rows and columns of one step of a layer's products */
+#define PANEL 32
+#define FILL 64 /* a width is filled up to a multiple */
+#else
+#define BAND ROWS
+#define PANEL COLUMNS
+#define FILL COLUMNS
+#endif
 
 typedef __m512i (*Step)(__m512i sum, __m512i a, __m512i b);
 
