@@ -80,6 +80,7 @@ class Layers:
         self.precision, self.threads = precision, threads
         self.forward = native.library(isa, precision).forward
         self.panel, self.fill = native.PANEL[isa], native.FILL[isa]
+        self.parts = native.PARTS if (isa, precision) == ("amx", "exact") else 1
         self.kept: list[torch.Tensor] = []  # what the structures point to
         self.memory, self.lock = torch.empty(0, dtype=torch.uint8), threading.Lock()
         config = weights.config
@@ -143,12 +144,13 @@ class Layers:
             scale_N = weight_NK.abs().amax(dim=1) / 127
             scale_N[scale_N == 0] = 1
             weight_NK = (weight_NK / scale_N[:, None]).round()
-        weight_NK = weight_NK.to(DTYPES[self.precision])
-        outputs, inputs = weight_NK.shape
-        values = native.VALUES[self.precision]
-        panels = weight_NK.view(outputs // self.panel, self.panel, inputs // values, values)
+        parts = [weight_NK.to(DTYPES[self.precision])] if self.parts == 1 else _parts(weight_NK)
+        (outputs, inputs), values = weight_NK.shape, 4 // parts[0].itemsize
+        panels_PNKNV = torch.stack(parts).view(
+            len(parts), outputs // self.panel, self.panel, inputs // values, values
+        )
         found = Product(
-            self._keep(panels.permute(0, 2, 1, 3)), self._keep(self._filled(bias_N, 0)),
+            self._keep(panels_PNKNV.permute(1, 0, 3, 2, 4)), self._keep(self._filled(bias_N, 0)),
             outputs=outputs, units=inputs // values,
         )  # fmt: skip
         if scale_N is not None:
@@ -176,8 +178,8 @@ class PackedNative:
         self.engine = {
             "device": "cpu",
             "precision": precision,
-            "attention": "native",
-            "path": "packed-native" if isa == "avx512" else f"packed-native-{isa}",
+            "attention": f"native-{isa}",
+            "path": "packed-native",
         }
 
     @torch.inference_mode()
@@ -199,6 +201,15 @@ class PackedNative:
         if self.ends.segment is not None:
             second_S = (pack.second_S < pack.lengths_S).view(np.uint8)
             check_ids(second_S, len(self.ends.segment), "segment id")
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Three of bf16 whose sum is the tensor of fp32: each what the ones before leave of it."""
+    found = []
+    for _ in range(native.PARTS):
+        found.append(tensor.to(torch.bfloat16))
+        tensor = tensor - found[-1]
+    return found
 
 
 def _pointer(tensor: torch.Tensor) -> ctypes.c_void_p:

@@ -23,12 +23,14 @@ VECTORS = ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
 BF16, BYTES = (*VECTORS, "avx512_bf16"), (*VECTORS, "avx512_bf16", "avx512_vnni")
 # (instructions, precision), the fastest first -> what /proc/cpuinfo must list; gcc is told the same
 NEEDED = {
+    ("amx", "exact"): (*BF16, "amx_tile", "amx_bf16"),
     ("amx", "fast"): (*BF16, "amx_tile", "amx_bf16"),
     ("amx", "int8"): (*BYTES, "amx_tile", "amx_bf16", "amx_int8"),
     ("avx512", "exact"): VECTORS,
     ("avx512", "fast"): BF16,
     ("avx512", "int8"): BYTES,
 }
+PARTS = 3  # of bf16, which fp32 is the sum of
 PANEL = {"amx": 32, "avx512": 48}  # outputs whose weights lie together
 FILL = {"amx": 64, "avx512": 48}  # every width is filled up to a multiple
 

@@ -15,7 +15,7 @@ from transformers import MPNetConfig, MPNetModel
 from pipeline.encode import native, proof
 from pipeline.encode.cpu import Layers, PackedNative
 from pipeline.encode.weights import read_weights
-from tests.pipeline.berts import load, make_pack, save_bert
+from tests.pipeline.berts import load, make_pack, reference, save_bert
 
 LENGTHS = [1, 2, 3, 15, 16, 17, 47, 48, 49, 96, 97, 200, 333]
 
@@ -102,6 +102,26 @@ def test_it_embeds_what_torch_embeds(tmp_path):
     assert isinstance(encoder, PackedNative)
     apart_TD = encoder.encode(pack).input_TD - encoder.embeddings(pack)[-1]
     assert apart_TD.abs().max() < 1e-6
+
+
+def test_the_report_tells_the_instructions(tmp_path, kind):
+    isa, precision = kind
+    save_bert(tmp_path)
+    if native.library("amx", precision) is None or isa == "amx":
+        told = load(tmp_path, precision).engine
+        assert (f"native-{isa}", "packed-native") == (told["attention"], told["path"])
+
+
+def test_exact_is_exact_on_either(tmp_path, monkeypatch):
+    """Of three bf16 nothing is lost that fp32 has: both are as far from fp64."""
+    skip_without("exact", "amx")
+    sizes = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+    model, pack = save_bert(tmp_path, **sizes), make_pack([*LENGTHS[:-1], 100])
+    want_TD, apart = reference(model, pack)[1], {}
+    for isa in ("amx", "avx512"):
+        monkeypatch.setattr(proof, "isa", lambda *_, isa=isa: isa)
+        apart[isa] = (load(tmp_path).encode(pack).hidden_TD - want_TD).abs().max()
+    assert apart["amx"] < 2 * apart["avx512"] < 1e-4, apart
 
 
 def test_mpnet_has_its_distances(tmp_path):

@@ -12,6 +12,7 @@ typedef uint16_t value;
 #define PAIR 2
 #define step_value step_bf16
 #endif
+#define ATTEND_TILES (TILES && VALUES > 1)
 
 typedef struct {
     const value *qkv; /* row 0 of the sequence, at query 0 of the head */
@@ -64,7 +65,7 @@ static void take_queries(const Head *h, int first, uint32_t *to) {
             r[i] = _mm512_maskz_loadu_epi32(
                 lanes(units - u), (const uint32_t *)(h->qkv + (size_t)(first + i) * h->stride) + u);
         transpose(r);
-        for (int i = 0; i < 16 && (TILES || u + i < units); i++) /* zeros behind them */
+        for (int i = 0; i < 16 && (ATTEND_TILES || u + i < units); i++) /* zeros behind them */
             _mm512_storeu_si512(to + (u + i) * COLUMNS, r[i]);
     }
 }
@@ -81,7 +82,7 @@ INLINE __m512i value_pair(const Head *h, int t, int d) {
 }
 #endif
 
-#if TILES
+#if ATTEND_TILES
 /* Rows of pairs for each of the head's values: the left side of the second product. */
 static void pair_values(const Head *h, uint32_t *to, int pairs) {
     for (int d = 0; d < h->head; d += 16)
@@ -159,7 +160,7 @@ INLINE void put_mixed(const Head *h, const float *mixed, __m512 share, int rows,
     }
 }
 
-#if !TILES
+#if !ATTEND_TILES
 #define FIXED(name, vectors)                                                                     \
     static __attribute__((noinline)) void name(const uint32_t *a, size_t row, size_t next,      \
                                                const uint32_t *b, int units, uint32_t *out) {   \
@@ -177,7 +178,7 @@ INLINE void score(const Head *h, Desk *desk, int vectors) {
     const uint32_t *keys = (const uint32_t *)(h->qkv + h->width);
     size_t stride = (size_t)h->stride / PAIR;
     int units = h->head / PAIR;
-#if TILES
+#if ATTEND_TILES
     for (int t = 0; t < h->length; t += SIDE)
         STRIPS[vectors - 1](keys + t * stride, stride, desk->query, (units + 15) / 16 * 16,
                             desk->scores + t * COLUMNS);
@@ -190,7 +191,7 @@ INLINE void score(const Head *h, Desk *desk, int vectors) {
 
 /* Their weights' sums of values, one row for each of the head's. */
 INLINE void gather(const Head *h, Desk *desk, int vectors, int pairs) {
-#if TILES
+#if ATTEND_TILES
     memset(desk->scores + (h->length + 1) / 2 * COLUMNS, 0,
            4 * COLUMNS * (size_t)(pairs - (h->length + 1) / 2));
     for (int d = 0; d < h->head; d += SIDE)
@@ -208,7 +209,7 @@ INLINE void gather(const Head *h, Desk *desk, int vectors, int pairs) {
 /* Queries first .. last - 1 of the sequence; row `first` of the result goes to `out`. */
 static void attend(const Head *h, int first, int last, Desk *desk, char *out, size_t out_bytes) {
     int pairs = (h->length + PAIR - 1) / PAIR;
-    if (TILES) pairs = (pairs + 15) / 16 * 16;
+    if (ATTEND_TILES) pairs = (pairs + 15) / 16 * 16;
 #if PAIR == 2
     pair_values(h, desk->values, pairs);
 #endif

@@ -43,10 +43,13 @@ typedef struct {
     atomic_int next;
 } Job;
 
+/* A left side that no single value gives is made of a whole row of fp32. */
+#define STAGED (VALUES == 4 || PARTS > 1)
+
 typedef struct {
     Desk desk;
     char *left, *inner;   /* left sides: of a row of x or of attention, of a row of F */
-    float *wide_left;     /* int8: such rows before they are bytes */
+    float *wide_left;     /* staged: such rows before they are a left side */
     float *scales, *tile; /* int8: of each row */
     size_t left_bytes, inner_bytes, wide_bytes;
 } Bench;
@@ -84,7 +87,7 @@ INLINE void finish(int kind, int act, const Product *p, const float *sums, float
     if (kind == ADD) {
         float *x = (float *)to + n;
         _mm512_storeu_ps(x, _mm512_add_ps(_mm512_loadu_ps(x), y));
-    } else if (kind == ACTIVATE && VALUES == 4) {
+    } else if (kind == ACTIVATE && STAGED) {
         _mm512_storeu_ps((float *)to + n, activated(act, y));
     } else {
         if (kind == ACTIVATE) y = activated(act, y);
@@ -100,7 +103,7 @@ INLINE void finish(int kind, int act, const Product *p, const float *sums, float
 INLINE void multiply(int kind, int act, const Product *p, const char *left, size_t left_bytes,
                      const float *scales, int rows, float *sums, char *to, size_t to_bytes) {
     const uint32_t *panel = p->weight;
-    for (int n = 0; n < p->outputs; n += PANEL, panel += (size_t)p->units * PANEL)
+    for (int n = 0; n < p->outputs; n += PANEL, panel += (size_t)p->units * PARTS * PANEL)
         for (int m = 0; m < rows; m += BAND) {
             product_tile(left + m * left_bytes, left_bytes, panel, p->units, sums);
             for (int i = 0; i < BAND; i++)
@@ -141,7 +144,7 @@ static void begin(const Job *job, int first, int rows) {
 /* Rows of x as a left side. */
 static const char *left_of_x(const Job *job, Bench *b, int first, int rows) {
     const float *x = job->x + (size_t)first * job->wide;
-#if VALUES == 1
+#if VALUES == 1 && !STAGED
     (void)b, (void)rows;
     return (const char *)x;
 #else
@@ -152,15 +155,15 @@ static const char *left_of_x(const Job *job, Bench *b, int first, int rows) {
 }
 
 static size_t bytes_of_x(const Job *job, const Bench *b) {
-    return VALUES == 1 ? 4 * (size_t)job->wide : b->left_bytes;
+    return VALUES == 1 && !STAGED ? 4 * (size_t)job->wide : b->left_bytes;
 }
 
 /* Attention of the tokens first .. last - 1, as a left side. */
 static void mix(const Job *job, Bench *b, const value *qkv, int first, int last) {
     const Model *m = job->model;
     int head = m->width / m->heads;
-    char *out = VALUES == 4 ? (char *)b->wide_left : b->left;
-    size_t bytes = VALUES == 4 ? b->wide_bytes : b->left_bytes;
+    char *out = STAGED ? (char *)b->wide_left : b->left;
+    size_t bytes = STAGED ? b->wide_bytes : b->left_bytes;
     for (int at = first; at < last;) {
         int s = job->sequence[at], begin = job->cu[s], end = job->cu[s + 1];
         int until = end < last ? end : last;
@@ -176,7 +179,7 @@ static void mix(const Job *job, Bench *b, const value *qkv, int first, int last)
     for (int i = 0; i < last - first; i++) {
         size_t size = VALUES == 2 ? 2 : 4;
         memset(out + i * bytes + m->width * size, 0, (job->wide - m->width) * size);
-        if (VALUES == 4)
+        if (STAGED)
             b->scales[i] = operand((float *)(out + i * bytes), job->wide,
                                    b->left + i * b->left_bytes);
     }
@@ -192,15 +195,15 @@ static void half(const Job *job, Bench *b, const Product *p, const char *left, s
 
 static void feed_forward(const Job *job, Bench *b, const Layer *layer, int first, int rows) {
     const char *left = left_of_x(job, b, first, rows);
-    char *to = VALUES == 4 ? (char *)b->wide_left : b->inner;
-    size_t bytes = VALUES == 4 ? b->wide_bytes : b->inner_bytes;
+    char *to = STAGED ? (char *)b->wide_left : b->inner;
+    size_t bytes = STAGED ? b->wide_bytes : b->inner_bytes;
     const Product *up = &layer->up;
 #define UP(act) \
     case act: \
         multiply(ACTIVATE, act, up, left, bytes_of_x(job, b), b->scales, rows, b->tile, to, bytes); \
         break;
     switch (job->model->act) { UP(GELU) UP(GELU_TANH) UP(RELU) }
-    if (VALUES == 4)
+    if (STAGED)
         for (int i = 0; i < rows; i++)
             b->scales[i] = operand((float *)(to + i * bytes), up->outputs,
                                    b->inner + i * b->inner_bytes);

@@ -22,13 +22,25 @@ static void shape_tiles(void) {
     _tile_loadconfig(&shape);
 }
 
-#if VALUES == 2
-#define multiply_tiles _tile_dpbf16ps
-#else
+#if VALUES == 4
 #define multiply_tiles _tile_dpbusd
+#else
+#define multiply_tiles _tile_dpbf16ps
 #endif
+#define ABOVE_BELOW(part) \
+    _tile_loadd(4, left + 4 * (u + (part) * units), row_bytes); \
+    _tile_loadd(5, below + 4 * (u + (part) * units), row_bytes)
+#define RIGHT(part) \
+    _tile_loadd(6, panel + (u + (part) * units) * PANEL, 4 * PANEL); \
+    _tile_loadd(7, panel + (u + (part) * units) * PANEL + SIDE, 4 * PANEL)
+#define MULTIPLY \
+    multiply_tiles(0, 4, 6); \
+    multiply_tiles(1, 4, 7); \
+    multiply_tiles(2, 5, 6); \
+    multiply_tiles(3, 5, 7)
 
-/* 32 rows times a panel of 32 columns. */
+/* 32 rows times a panel of 32 columns. An fp32 operand is three of bf16, each what the ones before
+   leave of it; products that are too small for fp32 to see are left out. */
 static void product_tile(const char *left, size_t row_bytes, const uint32_t *panel, int units,
                          float *out) {
     const char *below = left + SIDE * row_bytes;
@@ -36,15 +48,23 @@ static void product_tile(const char *left, size_t row_bytes, const uint32_t *pan
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int u = 0; u < units; u += SIDE, panel += SIDE * PANEL) {
-        _tile_loadd(4, left + 4 * u, row_bytes);
-        _tile_loadd(6, panel, 4 * PANEL);
-        _tile_loadd(7, panel + SIDE, 4 * PANEL);
-        multiply_tiles(0, 4, 6);
-        multiply_tiles(1, 4, 7);
-        _tile_loadd(5, below + 4 * u, row_bytes);
-        multiply_tiles(2, 5, 6);
-        multiply_tiles(3, 5, 7);
+    for (int u = 0; u < units; u += SIDE) {
+        ABOVE_BELOW(0);
+        RIGHT(0);
+        MULTIPLY;
+#if PARTS == 3
+        RIGHT(1);
+        MULTIPLY;
+        RIGHT(2);
+        MULTIPLY;
+        ABOVE_BELOW(1);
+        RIGHT(1);
+        MULTIPLY;
+        RIGHT(0);
+        MULTIPLY;
+        ABOVE_BELOW(2);
+        MULTIPLY;
+#endif
     }
     _tile_stored(0, out, 4 * PANEL);
     _tile_stored(1, out + SIDE, 4 * PANEL);
@@ -52,6 +72,7 @@ static void product_tile(const char *left, size_t row_bytes, const uint32_t *pan
     _tile_stored(3, out + SIDE * PANEL + SIDE, 4 * PANEL);
 }
 
+#if VALUES > 1
 /* Rows of `a` times columns of `b`, both of bf16; `row` and COLUMNS units from one row to the next.
    units: a multiple of 16, `vectors` of 16 columns each. */
 #define STRIP(name, vectors)                                                                     \
@@ -82,3 +103,4 @@ STRIP(strip_2, 2)
 STRIP(strip_3, 3)
 static void (*const STRIPS[])(const uint32_t *, size_t, const uint32_t *, int, uint32_t *) = {
     strip_1, strip_2, strip_3};
+#endif

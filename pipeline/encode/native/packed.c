@@ -18,9 +18,7 @@
 #include "attention.h"
 #include "layer.h"
 
-#ifndef TARGET
 #define TARGET (TILES ? 192 : 96) /* tokens of a block */
-#endif
 #define MOST_THREADS 64
 
 static void task(const Job *job, Bench *b, int stage, int first, int last) {
@@ -101,8 +99,8 @@ static void furnish(Memory *memory, const Job *job, Bench *b) {
     const Model *m = job->model;
     size_t rows = job->block + BAND, head = round_up(m->width / m->heads, 16);
     size_t longest = round_up(job->longest, 32), inner = m->layers->up.outputs;
-    b->left_bytes = job->wide * (4 / VALUES) + EDGE;
-    b->inner_bytes = inner * (4 / VALUES) + EDGE;
+    b->left_bytes = job->wide * SIZE + EDGE;
+    b->inner_bytes = inner * SIZE + EDGE;
     b->wide_bytes = 4 * (inner > (size_t)job->wide ? inner : (size_t)job->wide) + EDGE;
     b->desk.query = take(memory, 4 * head * COLUMNS);
     b->desk.scores = take(memory, 4 * longest * COLUMNS);
@@ -110,7 +108,7 @@ static void furnish(Memory *memory, const Job *job, Bench *b) {
     b->desk.mixed = take(memory, 4 * head * COLUMNS);
     b->left = take(memory, rows * b->left_bytes);
     b->inner = take(memory, rows * b->inner_bytes);
-    b->wide_left = take(memory, VALUES == 4 ? rows * b->wide_bytes : 0);
+    b->wide_left = take(memory, STAGED ? rows * b->wide_bytes : 0);
     b->scales = take(memory, 4 * rows);
     b->tile = take(memory, 4 * BAND * PANEL);
 }

@@ -88,10 +88,19 @@ static void normalise(float *x, int width, const float *weight, const float *bia
     }
 }
 
-/* A row as the left side of a product takes it: as it is, rounded to bf16, or as unsigned bytes
+/* A row as the left side of a product takes it: as it is, cut into parts, rounded to bf16, or as unsigned bytes
    around 128 times a scale of its own, which is returned. `to` may be `from`, but for bytes. */
 INLINE float operand(const float *from, int width, void *to) {
-#if VALUES == 1
+#if PARTS > 1
+    for (int i = 0; i < width; i += 16) {
+        __m512 left = _mm512_loadu_ps(from + i);
+        for (int part = 0; part < PARTS; part++) {
+            __m256i bits = (__m256i)_mm512_cvtneps_pbh(left);
+            _mm256_storeu_si256((__m256i *)((uint16_t *)to + part * width + i), bits);
+            left = _mm512_sub_ps(left, (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+        }
+    }
+#elif VALUES == 1
     if (to != (const void *)from) memcpy(to, from, 4 * (size_t)width);
 #elif VALUES == 2
     for (int i = 0; i < width; i += 16)

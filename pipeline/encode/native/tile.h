@@ -16,11 +16,18 @@
 #define BAND 32  /* rows and columns of one step of a layer's products */
 #define PANEL 32
 #define FILL 64 /* a width is filled up to a multiple */
+#if VALUES == 1
+#define PARTS 3 /* of bf16, which a product's fp32 is the sum of */
+#endif
 #else
 #define BAND ROWS
 #define PANEL COLUMNS
 #define FILL COLUMNS
 #endif
+#ifndef PARTS
+#define PARTS 1
+#endif
+#define SIZE (PARTS == 1 ? 4 / VALUES : 2 * PARTS) /* bytes of a value of a product's left side */
 
 typedef __m512i (*Step)(__m512i sum, __m512i a, __m512i b);
 
