@@ -58,7 +58,9 @@ static size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * t
 
 #if !TILES
 static __attribute__((noinline)) void product_tile(const char *left, size_t row_bytes,
-                                                   const uint32_t *panel, int units, float *out) {
+                                                   const uint32_t *panel, int units, int fetch,
+                                                   int until, float *out) {
+    (void)fetch, (void)until;
 #if VALUES == 1
     Step step = step_fp32;
 #elif VALUES == 2
@@ -103,9 +105,13 @@ INLINE void finish(int kind, int act, const Product *p, const float *sums, float
 INLINE void multiply(int kind, int act, const Product *p, const char *left, size_t left_bytes,
                      const float *scales, int rows, float *sums, char *to, size_t to_bytes) {
     const uint32_t *panel = p->weight;
+    /* Of a panel for each step over its units; six products a line leave time enough without. */
+    int lines = PARTS == 1 ? PANEL : 0;
     for (int n = 0; n < p->outputs; n += PANEL, panel += (size_t)p->units * PARTS * PANEL)
         for (int m = 0; m < rows; m += BAND) {
-            product_tile(left + m * left_bytes, left_bytes, panel, p->units, sums);
+            int until = m + BAND < rows ? lines * (m + BAND) / rows : lines;
+            product_tile(left + m * left_bytes, left_bytes, panel, p->units, lines * m / rows,
+                         until, sums);
             for (int i = 0; i < BAND; i++)
                 for (int v = 0; v < PANEL; v += 16)
                     finish(kind, act, p, sums + i * PANEL + v, scales[m + i], n + v,

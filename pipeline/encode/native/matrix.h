@@ -40,15 +40,19 @@ static void shape_tiles(void) {
     multiply_tiles(3, 5, 7)
 
 /* 32 rows times a panel of 32 columns. An fp32 operand is three of bf16, each what the ones before
-   leave of it; products that are too small for fp32 to see are left out. */
+   leave of it; products that are too small for fp32 to see are left out. Meanwhile lines `fetch` to
+   `until` of each step of the next panel come nearer: no core's cache has all weights. */
 static void product_tile(const char *left, size_t row_bytes, const uint32_t *panel, int units,
-                         float *out) {
+                         int fetch, int until, float *out) {
+    const uint32_t *next = panel + (size_t)units * PANEL;
     const char *below = left + SIDE * row_bytes;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (int u = 0; u < units; u += SIDE) {
+        for (int i = fetch; i < until; i++)
+            _mm_prefetch((const char *)(next + u * PANEL + 16 * i), _MM_HINT_T1);
         ABOVE_BELOW(0);
         RIGHT(0);
         MULTIPLY;
