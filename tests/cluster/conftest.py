@@ -18,8 +18,10 @@ import pytest
 import yaml
 
 from tests.stores.conftest import bucket, servers  # noqa: F401
+from tests.tiny import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
 CANARY = "canary-7d1f0c3a"  # a secret that must turn up nowhere
 
 
@@ -118,12 +120,21 @@ def end_processes_of(folder: Path) -> None:
 def job(
     tmp_path: Path, tiny_bert: Path, write_texts: Callable[..., Path]
 ) -> Callable[..., tuple[Path, Path]]:
-    """Writes a spec of so many rows in units of ten: (spec, output); `rejects`: a null in each."""
+    """Writes a spec of so many rows in units of ten: (spec, output).
 
-    def make(rows: int, *, rejects: bool = False, **run: object) -> tuple[Path, Path]:
+    rejects: a null in each unit. heavy: a unit keeps an encoder for a tenth of a second or more, so
+    that encoders, and no other stage, are what a run waits for.
+    """
+
+    def make(
+        rows: int, *, rejects: bool = False, heavy: bool = False, **run: object
+    ) -> tuple[Path, Path]:
         words = "lemon river stone honey bread cloud yellow sour fruit".split()
+        least, model = (100, tmp_path / "heavy") if heavy else (1, tiny_bert)
+        if heavy:
+            save_model(model, **HEAVY)
         texts: list[str | None] = [
-            " ".join(words[(n + i) % 9] for i in range(1 + n % 13)) for n in range(rows)
+            " ".join(words[(n + i) % 9] for i in range(least + n % 13)) for n in range(rows)
         ]
         if rejects:
             texts[::10] = [None] * len(texts[::10])
@@ -132,7 +143,7 @@ def job(
         )
         spec = {
             "input": {"path": str(shard.parent), "text": "text", "id": "id"},
-            "model": {"name": str(tiny_bert), "precision": "exact"},
+            "model": {"name": str(model), "precision": "exact"},
             "output": {"path": str(tmp_path / "out")},
             "run": {"unit_rows": 10, **run},
         }

@@ -157,7 +157,7 @@ def test_a_lost_node_loses_nothing(
     nodes: Nodes, in_s3: str, job: Make, undisturbed: Undisturbed, how: str, encoders: object
 ) -> None:
     """From a bucket to it. A node with an encoder goes in the middle; the parts are inline's."""
-    spec, _ = job(10 * UNITS, encoders=encoders)
+    spec, _ = job(10 * UNITS, heavy=True, encoders=encoders)
     sets = moved(spec, in_s3)
     process = nodes.start(spec, *sets)
     while process.poll() is None and len(parts_in(in_s3)) < 5:
@@ -181,7 +181,7 @@ def test_a_lost_node_loses_nothing(
 def test_the_pool_grows_from_one_to_three(
     nodes: Nodes, job: Make, undisturbed: Undisturbed
 ) -> None:
-    spec, output = job(10 * UNITS, encoders={"min": 1, "max": 3})
+    spec, output = job(10 * UNITS, heavy=True, encoders={"min": 1, "max": 3})
     process = nodes.start(spec)
     seen: set[int] = set()
     most = first = 0
@@ -231,7 +231,7 @@ def test_what_the_cluster_cannot_do_is_said_at_once(nodes: Nodes, job: Make) -> 
 @pytest.mark.parametrize("nodes", [(3, 3)], ids=["2 nodes"], indirect=True)
 def test_two_drivers_share_one_plan(nodes: Nodes, job: Make, undisturbed: Undisturbed) -> None:
     """Both end well in one snapshot; few units are encoded twice."""
-    spec, output = job(10 * UNITS, encoders=1)
+    spec, output = job(10 * UNITS, heavy=True, encoders=1)
     both = [nodes.start(spec), nodes.start(spec)]
     reports = []
     for process in both:
