@@ -106,9 +106,8 @@ def main() -> None:
                 results[kind] = json.loads(done.stdout.splitlines()[-1])
                 print(n, kind, results[kind], file=sys.stderr, flush=True)
             rounds.append(results)
-    print(
-        f"pyarrow {pa.__version__}, ray {importlib.metadata.version('ray')}, {args.rows} rows, {args.precision}"
-    )
+    ray = importlib.metadata.version("ray")
+    print(f"pyarrow {pa.__version__}, ray {ray}, {args.rows} rows, {args.precision}")
     print("| way | tokens/s, median (min to max) | time / engine | busy | start-up, s |")
     print("| --- | --- | --- | --- | --- |")
     for kind in ("engine", "inline", "ray"):
