@@ -18,8 +18,9 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,9 @@ class Stages:
     commit: Callable[..., pa.Table]
 
 
-def run_ray(plan: Plan, units: list[Unit], stop_name: str, run: Run) -> Iterator[Receipt]:
+def run_ray(
+    plan: Plan, units: list[Unit], stop_name: str, run: Run
+) -> Generator[Receipt, None, None]:
     """Commits every unit on the cluster; yields receipts as they come.
 
     Once the object `stop_name` is in the output's store, no task begins a unit; and if there is no
@@ -81,14 +84,22 @@ def run_ray(plan: Plan, units: list[Unit], stop_name: str, run: Run) -> Iterator
 
 def _run(job: Job, units: list[Unit], pool: Pool) -> Iterator[Receipt]:
     dataset = pipeline(pickle.dumps(job), units, pool, STAGES)
-    count = _counting(job.stop_name.split("/")[-2], units)
+    count, left = _counting(job.stop_name.split("/")[-2], units), len(units)
+    come = receipts(dataset, _Waiting(job))
     try:
-        for receipt in receipts(dataset, _Waiting(job)):
+        for receipt in come:
             count(receipt)
+            left -= 1
             yield receipt
         _internal_kv_del(_mark(job))
     except (RayError, ExecutionTimeoutError) as error:
         raise ours(error) from None
+    except GeneratorExit:
+        if not left:  # the caller has all, and Ray Data is about to end: not in the middle of it
+            with suppress(RayError, ExecutionTimeoutError):
+                deque(come, maxlen=0)
+                _internal_kv_del(_mark(job))
+        raise
 
 
 def pipeline(job: bytes, units: list[Unit], pool: Pool, stages: Stages) -> Dataset:

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,9 @@ _process: dict[str, tuple[Plan, Tokenizer]] = {}  # of a spawned worker: set onc
 Given = Prepared | Unit  # a unit as it is may have killed a process: it is encoded apart
 
 
-def run_inline(plan: Plan, units: list[Unit], stop_name: str, run: Run) -> Iterator[Receipt]:
+def run_inline(
+    plan: Plan, units: list[Unit], stop_name: str, run: Run
+) -> Generator[Receipt, None, None]:
     """Commits every unit; yields a receipt for each.
 
     Once the object `stop_name` is in the output's store, no unit is begun.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from pipeline.canary import make_canary
 from pipeline.resolve import count_gpus
@@ -15,7 +15,9 @@ from schemas.plan import Plan, Unit
 from schemas.spec import Run
 
 
-def start(plan: Plan, units: list[Unit], stop_name: str, run: Run) -> Iterator[Receipt]:
+def start(
+    plan: Plan, units: list[Unit], stop_name: str, run: Run
+) -> Generator[Receipt, None, None]:
     """Commits every unit and yields a receipt for each, in any order.
 
     Once the object `stop_name` is in the output's store, no unit is begun. Each run begins at
