@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import closing
-from itertools import islice
 
 from jobs.interrupt import Interrupts
 from jobs.progress import Progress
@@ -27,7 +25,6 @@ from pipeline.run.summary import summarize
 from pipeline.snapshot import open_plans
 from pipeline.store import Store, open_store
 from schemas.errors import ConflictError
-from schemas.manifest import Manifest, PartRecord
 from schemas.report import RunReport
 from schemas.spec import Spec
 
@@ -66,36 +63,27 @@ def _run(
     rows = sum(unit.rows for unit in missing)
     log.event("start", plan=name, units=len(missing), rows=rows, tokenizer=tokenizer.way)
     records = list(finished)
-    # A cluster's session takes a second to end: that can be after the manifest.
-    with closing(start(planned.plan, missing, log.stop_name, spec.run)) as receipts:
+    with start(planned.plan, missing, log.stop_name, spec.run) as receipts:
         with Progress(rows) as progress:
-            for receipt in islice(receipts, len(missing)):
+            for receipt in receipts:
                 records.append(receipt.record)
                 tally.add(receipt)
                 progress.add(receipt)
                 log.event("progress", rows=tally.rows, tokens=tally.tokens)
         if len(records) < len(planned.units):
             interrupts.check()
-        manifest, warnings = _commit(spec, store, planned, name, records)
+        figures = measure(planned.carried, records)
+        warnings = judge(spec.output.quality, figures, planned.plan.output)
+        for line in warnings:
+            print(f"embedmill: {line}", file=sys.stderr)
+        try:
+            manifest = commit_snapshot(store, planned, name, records)
+        except ConflictError:
+            collect(store, spec.output.keep_snapshots)  # another plan won: nobody names our parts
+            raise
+        collect(store, spec.output.keep_snapshots)
         summary = summarize(log, planned, manifest, finished, tally, began, warnings)
     return _finish(store, log, summary)
-
-
-def _commit(
-    spec: Spec, store: Store, planned: Planned, name: str, records: list[PartRecord]
-) -> tuple[Manifest, list[str]]:
-    """The snapshot of these parts, and what the gates warn of."""
-    figures = measure(planned.carried, records)
-    warnings = judge(spec.output.quality, figures, planned.plan.output)
-    for line in warnings:
-        print(f"embedmill: {line}", file=sys.stderr)
-    try:
-        manifest = commit_snapshot(store, planned, name, records)
-    except ConflictError:
-        collect(store, spec.output.keep_snapshots)  # another plan won: nobody will name our parts
-        raise
-    collect(store, spec.output.keep_snapshots)
-    return manifest, warnings
 
 
 def _finish(store: Store, log: RunLog, report: RunReport) -> RunReport:

@@ -15,7 +15,7 @@ from schemas.sinks import Index
 
 RESERVED_COLUMNS = ("n_tokens", "n_chars_cut", "input_hash")
 WINDOW_COLUMNS = ("window", "char_start", "char_end")  # reserved where rows have windows
-Hardware = Literal["h200", "zen4_core"]  # what has been measured: jobs/cost.py
+Hardware = Literal["h200", "amx_core", "zen4_core"]  # what has been measured: jobs/cost.py
 
 
 class Input(Section):
@@ -224,7 +224,7 @@ class Run(Section):
         None, description="of all machines of a run, in your currency: plan says what a run costs"
     )
     prices: dict[Hardware, Annotated[float, Field(ge=0)]] = Field(
-        {}, description="of an hour of one h200 or zen4_core: plan says what a billion rows cost"
+        {}, description="of an hour of one of these: plan says what a billion rows cost"
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
 
 from pipeline.canary import make_canary
 from pipeline.resolve import count_gpus
@@ -15,14 +17,22 @@ from schemas.plan import Plan, Unit
 from schemas.spec import Run
 
 
-def start(
-    plan: Plan, units: list[Unit], stop_name: str, run: Run
-) -> Generator[Receipt, None, None]:
-    """Commits every unit and yields a receipt for each, in any order.
+@contextmanager
+def start(plan: Plan, units: list[Unit], stop_name: str, run: Run) -> Iterator[Iterator[Receipt]]:
+    """Commits every unit; gives an iterator over their receipts, in any order.
 
     Once the object `stop_name` is in the output's store, no unit is begun. Each run begins at
-    another unit, so that two drivers of one plan meet late and adopt what the other has done.
+    another unit, so that two drivers of one plan meet late and adopt what the other has done. What
+    the runner holds goes when the context ends: a cluster's session takes a second for that, and a
+    manifest need not wait for it.
     """
+    with closing(_receipts(plan, units, stop_name, run)) as receipts:
+        yield islice(receipts, len(units))
+
+
+def _receipts(
+    plan: Plan, units: list[Unit], stop_name: str, run: Run
+) -> Generator[Receipt, None, None]:
     first = zlib.crc32(stop_name.encode()) % max(len(units), 1)
     units = units[first:] + units[:first]
     if _runner(run) == "ray":
