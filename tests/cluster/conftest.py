@@ -132,6 +132,7 @@ def job(
         words = "lemon river stone honey bread cloud yellow sour fruit".split()
         least, model = (100, tmp_path / "heavy") if heavy else (1, tiny_bert)
         if heavy:
+            model.mkdir()
             save_model(model, **HEAVY)
         texts: list[str | None] = [
             " ".join(words[(n + i) % 9] for i in range(least + n % 13)) for n in range(rows)
