@@ -21,7 +21,12 @@ from tests.stores.conftest import bucket, servers  # noqa: F401
 from tests.tiny import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
+HEAVY = {
+    "hidden_size": 384,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
 CANARY = "canary-7d1f0c3a"  # a secret that must turn up nowhere
 
 
@@ -145,7 +150,10 @@ def job(
         spec = {
             "input": {"path": str(shard.parent), "text": "text", "id": "id"},
             "model": {"name": str(model), "precision": "exact"},
-            "output": {"path": str(tmp_path / "out")},
+            "output": {
+                "path": str(tmp_path / "out"),
+                "columns": [{"name": "vector", "pooling": "mean"}],
+            },
             "run": {"unit_rows": 10, **run},
         }
         path = tmp_path / "job.yaml"
