@@ -118,8 +118,14 @@ def unit_vectors(plan: Plan, encoder: Any, prepared: Any) -> Vectors:
     return Vectors({plan.columns[0].name: array}, np.ones(len(rows), bool), {})
 
 
-def start(plan: Plan, units: list[Unit], stop_name: str, run: Any) -> Iterator[Receipt]:
-    """In place of the runner. What Ray may do twice, it does twice: see World.begin_unit."""
+@contextmanager
+def start(plan: Plan, units: list[Unit], stop_name: str, run: Any) -> Iterator[Iterator[Receipt]]:
+    """In place of the runner."""
+    yield _receipts(plan, units, stop_name)
+
+
+def _receipts(plan: Plan, units: list[Unit], stop_name: str) -> Iterator[Receipt]:
+    """What Ray may do twice, it does twice: see World.begin_unit."""
     for number, unit in enumerate(units):
         if open_store(plan.output).size(stop_name) is not None:
             return
