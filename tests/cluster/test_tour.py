@@ -35,6 +35,9 @@ def section() -> list[list[str]]:
     return [re.findall(r"^\$ ([^#\n]+)", block, re.MULTILINE) for block in BLOCK.findall(text)]
 
 
+UNITS = 400  # so many that none of the signals below comes after the last
+
+
 @dataclass(frozen=True)
 class Terminal:
     """A shell in the user's folder; ports of the page are those of this cluster."""
@@ -73,7 +76,7 @@ def ended(process: subprocess.Popen, seconds: float = 280) -> tuple[int, str, st
 def terminal(job: Callable[..., tuple[Path, Path]]) -> Iterator[Terminal]:
     """A new user, in a folder with my.yaml, whose output is to be `vectors`."""
     base = Path(tempfile.mkdtemp(prefix="em-", dir="/tmp"))  # Ray's sockets need a short path
-    spec, output = job(1000)
+    spec, output = job(10 * UNITS)
     text = spec.read_text().replace(str(output), "vectors")
     (base / "my.yaml").write_text(text)
     gcs, dashboard, metrics, agent, client = (free_port() for _ in range(5))
@@ -118,21 +121,21 @@ def test_the_tour(terminal: Terminal) -> None:
     assert "stopping the run; once more leaves it" in err and "Traceback" not in err
     assert "the same command resumes" in err
     standing = len(parts(output))
-    assert 3 <= standing < 100
+    assert 3 <= standing < UNITS
     assert [] == list(output.glob("_embed/manifest/*.json"))
     code, words, _ = ended(follower, 60)
     assert 0 == code
-    assert "1,000 rows in 100 units" in words and "ended with exit code 143" in words
+    assert f"{10 * UNITS:,} rows in {UNITS} units" in words and "ended with exit code 143" in words
 
     code, out, err = ended(terminal.type(*resume))
     assert 0 == code, err
-    assert "1,000" in out
+    assert f"{10 * UNITS:,}" in out
     (report,) = output.glob("_embed/report/*.json")
     assert standing == json.loads(report.read_text())["units_resumed"]
-    assert 100 == len(parts(output))
+    assert UNITS == len(parts(output))
 
     shutil.rmtree(output)
     code, out, err = ended(terminal.type(begin, stop))
     assert 0 == code, err
     assert "is stopped; the same submit resumes it" in out
-    assert len(parts(output)) < 100
+    assert len(parts(output)) < UNITS

@@ -20,7 +20,8 @@ from jobs.dataset import dataset
 from jobs.run import run
 from pipeline.batches import Pack
 from pipeline.encode.load import load_encoder, load_heads, load_tail
-from pipeline.encode.proof import works
+from pipeline.encode.proof import isa
+from pipeline.encode.weights import read_weights
 from pipeline.pack import sort_by_length
 from pipeline.pool import pool, pooled
 from pipeline.tokens import Tokenizer
@@ -36,7 +37,8 @@ DICTIONARY = Path(__file__).resolve().parents[2] / "jobs" / "specs" / "data" / "
 def test_pack_mates_do_not_matter(minilm: Path, precision: str, farthest: float) -> None:
     """20 texts, alone and among 10 random sets of mates, also with equal lengths."""
     texts = pq.read_table(DICTIONARY)["text"].to_pylist()
-    vectors, farthest = _encoder(minilm, precision), 0.0 if works(precision) else farthest
+    vectors = _encoder(minilm, precision)
+    farthest = 0.0 if isa(read_weights(minilm), precision) else farthest
     chance = random.Random(0)
     probes = chance.sample(texts, 20)
     alone = np.concatenate([vectors([text]) for text in probes])
