@@ -16,13 +16,13 @@ def main() -> None:
     count = int(sys.argv[1])
     first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     os.environ["POLARS_MAX_THREADS"] = "1"
-    from tests.simulation.report import Played, explain
+    from tests.simulation.report import Played, explain, played_apart
 
     total, began = Played(), time.monotonic()
     chunks = [range(n, min(n + CHUNK, first + count)) for n in range(first, first + count, CHUNK)]
     cores = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(_play, chunk) for chunk in chunks]):
+        for future in as_completed([pool.submit(played_apart, chunk) for chunk in chunks]):
             total.merge(future.result())
             print(f"\r{total.schedules:,} of {count:,}", end="", file=sys.stderr, flush=True)
     print(f"\n{total}\n{time.monotonic() - began:,.0f} s on {cores} cores")
@@ -32,14 +32,6 @@ def main() -> None:
         with furnished():
             print(explain(min(total.failed)))
         sys.exit(1)
-
-
-def _play(seeds: range):
-    from tests.simulation.house import furnished
-    from tests.simulation.report import played
-
-    with furnished():
-        return played(seeds)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,14 @@ def smallest(script: Script) -> Script:
     return shrink(script, fails)
 
 
+def played_apart(seeds: Iterable[int]) -> Played:
+    """The same in a process of its own. It is here because a spawned one finds no `__main__`."""
+    from tests.simulation.house import furnished
+
+    with furnished():
+        return played(seeds)
+
+
 def explain(seed: int) -> str:
     """A failing seed: its smallest script and what happened, one operation a line."""
     script = smallest(draw(seed))
