@@ -18,7 +18,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import ray
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+from jobs.signals import Signalled, Signals
 from jobs.travel import travelling, whole
 from pipeline.run.failures import unreachable
 from pipeline.run.log import RUN_ID, new_run_id
@@ -56,23 +56,23 @@ def submit(spec: Spec, address: str, *, wait: bool = True) -> tuple[dict[str, An
     """
     client = _connect(address)
     run_id = new_run_id()
-    number = 0
-    with tempfile.TemporaryDirectory(prefix="embedmill-") as folder:
-        _pack(spec, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="embedmill-") as folder, Signals() as signals:
         runtime = {
             "working_dir": folder,
             "env_vars": {RUN_ID: run_id, "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_SECONDS)},
         }
         try:
-            with _signals_raise():
+            with signals.raised():
+                _pack(spec, Path(folder))
                 _send(client, run_id, runtime)
-        except _Signal as signalled:
-            number = _stop_what_was_sent(client, run_id, signalled.args[0])
-    facts = {"run_id": run_id, "address": address, "output": whole(spec.output.path)}
-    print(f"embedmill: run {run_id} is submitted to {address}", file=sys.stderr)
-    if not wait and not number:
-        return facts, 0
-    said, info, number = _follow(client, run_id, number)
+        except Signalled:
+            _see_what_was_sent(client, run_id, signals.came[0])
+        facts = {"run_id": run_id, "address": address, "output": whole(spec.output.path)}
+        print(f"embedmill: run {run_id} is submitted to {address}", file=sys.stderr)
+        if not wait and not signals.came:
+            return facts, 0
+        said, info = asyncio.run(_follow(client, run_id, signals))
+    number = signals.came[0] if signals.came else 0
     if said is None:
         raise _died(run_id, info, number)
     return said, 128 + number if number and said["exit_code"] else said["exit_code"]
@@ -91,15 +91,12 @@ def _send(client: JobSubmissionClient, run_id: str, runtime: dict[str, Any]) -> 
             time.sleep(1)
 
 
-def _stop_what_was_sent(client: JobSubmissionClient, run_id: str, number: int) -> int:
-    """Stops a job whose sending a signal has cut short; Interrupted if it was never sent."""
+def _see_what_was_sent(client: JobSubmissionClient, run_id: str, number: int) -> None:
+    """Interrupted, unless the cluster has the job whose sending a signal has cut short."""
     try:
-        client.stop_job(run_id)
+        client.get_job_status(run_id)
     except (OSError, RuntimeError):
-        error = Interrupted("INTERRUPTED", "", "nothing was sent", "the same command runs it")
-        error.exit_code = 128 + number
-        raise error from None
-    return number
+        raise _interrupted(number, "nothing was sent", "the same command runs it") from None
 
 
 def stop(run_id: str, address: str) -> dict[str, Any]:
@@ -159,32 +156,29 @@ def _pack(spec: Spec, folder: Path) -> None:
     (folder / "job.yaml").write_text(dump_spec(travelling(spec)), encoding="utf-8")
 
 
-def _follow(
-    client: JobSubmissionClient, run_id: str, number: int
-) -> tuple[dict[str, Any] | None, JobDetails, int]:
-    """(what the job's last line says, its details, the signal that stopped it or 0)."""
-    lines = _Lines()
+async def _follow(
+    client: JobSubmissionClient, run_id: str, signals: Signals
+) -> tuple[dict[str, Any] | None, JobDetails]:
+    """(what the job's last line says, its details); the first signal stops it, a second leaves."""
+    lines, stopping = _Lines(), False
+    signals.task = asyncio.current_task()
     while True:
         try:
-            with _signals_raise():
-                asyncio.run(_tail(client, run_id, lines))
-                while (info := client.get_job_info(run_id)).status not in ENDED:
-                    time.sleep(1)
-                return lines.said, info, number
-        except _Signal as signalled:
-            if number:
+            if signals.came and not stopping:
+                stopping = True
+                print("embedmill: stopping the run; once more leaves it", file=sys.stderr)
+                with signals.raised():
+                    client.stop_job(run_id)
+            if len(signals.came) > 1:
                 what = f"left run {run_id}, which is stopping"
-                error = Interrupted("INTERRUPTED", "", what, "the same command resumes")
-                error.exit_code = 128 + number
-                raise error from None
-            number = signalled.args[0]
-            print("embedmill: stopping the run; once more leaves it", file=sys.stderr)
-            client.stop_job(run_id)
-        except (
-            OSError,
-            RuntimeError,
-            aiohttp.ClientError,
-        ):  # the connection broke; the job may live
+                raise _interrupted(signals.came[0], what, "the same command resumes")
+            info = await _ended(client, run_id, lines)
+            return lines.said, info
+        except Signalled:  # the second: what stops the job need not be waited for
+            continue
+        except asyncio.CancelledError:
+            signals.task.uncancel()
+        except (OSError, RuntimeError, aiohttp.ClientError):  # of the connection; the job may live
             try:
                 client.get_job_status(run_id)
             except (OSError, RuntimeError):
@@ -192,21 +186,12 @@ def _follow(
                 raise TryAgain("NO_CLUSTER", client.get_address(), LOST, do) from None
 
 
-class _Signal(Exception):
-    """SIGINT or SIGTERM came; its number."""
-
-
-@contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    def handle(number: int, _: Any) -> None:
-        raise _Signal(number)
-
-    before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+async def _ended(client: JobSubmissionClient, run_id: str, lines: _Lines) -> JobDetails:
+    """Shows what the job says until it has ended."""
+    await _tail(client, run_id, lines)
+    while (info := client.get_job_info(run_id)).status not in ENDED:
+        await asyncio.sleep(1)
+    return info
 
 
 class _Lines:
@@ -240,12 +225,18 @@ async def _tail(client: JobSubmissionClient, run_id: str, lines: _Lines) -> None
         lines.take(rest, number)
 
 
+def _interrupted(number: int, what: str, do: str, place: str = "") -> Interrupted:
+    """What ends a command that a signal ended."""
+    error = Interrupted("INTERRUPTED", place, what, do)
+    error.exit_code = 128 + number
+    return error
+
+
 def _died(run_id: str, info: JobDetails, number: int) -> EmbedmillError:
     """The job ended without a word of ours."""
     if info.status == "STOPPED":
-        error = Interrupted("INTERRUPTED", run_id, "was stopped", "the same command resumes")
-        error.exit_code = 128 + (number or signal.SIGTERM)
-        return error
+        number = number or signal.SIGTERM
+        return _interrupted(number, "was stopped", "the same command resumes", run_id)
     what = (info.message or "").strip().splitlines()
     reason = f"its driver ended {what[0] if what else 'without a word'}"
     return TryAgain("JOB_DIED", run_id, reason, "the same command resumes")
