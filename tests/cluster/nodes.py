@@ -57,7 +57,15 @@ def drain(address: str, node_id: str) -> None:
 def holds_encoder(node) -> bool:
     """Whether one of its workers is an encoder."""
     raylet = node.all_processes["raylet"][0].process.pid
-    return any("_Encode" in " ".join(p.cmdline()) for p in psutil.Process(raylet).children())
+    return any(is_encoder(process) for process in psutil.Process(raylet).children())
+
+
+def is_encoder(process: psutil.Process) -> bool:
+    """Whether Ray has named it so; a process may end while it is asked."""
+    try:
+        return "_Encode" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
 if __name__ == "__main__":
