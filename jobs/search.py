@@ -21,7 +21,8 @@ from jobs.search_sink import as_hit, search_sink
 from pipeline import load
 from pipeline.batches import Pack
 from pipeline.index.filters import Condition, conditions, meets
-from pipeline.index.records import batch_rows, carried_fields, opened
+from pipeline.index.keys import carried_fields
+from pipeline.index.records import batch_rows, opened
 from pipeline.index.values import DECODERS, plain, vectors_of
 from pipeline.model import open_model
 from pipeline.ranges import ranges_of

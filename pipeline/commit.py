@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.batches import Encoded
 from pipeline.identity import canonical
+from pipeline.index.keys import leave_with
 from pipeline.plan import Planned, ipc_bytes
 from pipeline.snapshot import read_snapshot
 from pipeline.store import Store
@@ -71,6 +72,8 @@ def commit_unit(store: Store, plan: Plan, encoded: Encoded) -> PartRecord:
     while not store.create(name, data):
         if record := adopt(store, plan, unit):
             return record  # else a gc took it: this generation is over, as the end will tell
+    if plan.keyed:  # not of a part that another made, whose rejects may be others
+        leave_with(store, plan, name, table)
     return _record(unit, name, hashlib.sha256(data).hexdigest(), data.size, footer, measured)
 
 

@@ -101,6 +101,7 @@ def _plan_on(base: Snapshot | None, spec: Spec, store: Store) -> Planned:
         id_column=carried.names[0],
         carried_schema=encode_schema(carried),
         settings=settings,
+        keyed=bool(spec.index),
     )
     if base and base.manifest.fingerprint != plan.fingerprint and not spec.output.replace:
         raise _other_fingerprint(store, base, facts)

@@ -103,6 +103,7 @@ class Plan:
     carried_schema: str  # id and kept columns as they are stored: base64 of an Arrow schema
     settings: Settings
     ranges: dict[str, str] = field(default_factory=dict)  # of int8 columns: object -> its sha256
+    keyed: bool = False  # each part gets its keys, which sinks know its rows by
     reuse: str = ""  # the index of the last snapshot's inputs; "" = none of it can be reused
 
     def to_json(self) -> dict[str, Any]:

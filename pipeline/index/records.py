@@ -1,11 +1,10 @@
-"""Parts as records: their keys, which are kept beside the parts, and the records in batches.
+"""Parts as records, in batches.
 
 E entries, R rows of a part.
 """
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 from collections import deque
@@ -18,28 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.index.keys import carried_fields, kept, leave
 from pipeline.index.sink import KEY, KEY_BYTES, Shape
 from pipeline.index.values import digests
 from pipeline.store import Store
-from schemas.columns import part_schema, vector_type
+from schemas.columns import vector_type
 from schemas.errors import SpecError, StorageError
-from schemas.manifest import keys_name
 from schemas.plan import Plan, VectorColumn
-from schemas.spec import RESERVED_COLUMNS
 
 BATCH_BYTES = 32 << 20  # of the columns that are read at once: kept ones may be whole documents
 BATCH_ROWS = 16384
 S, T = TypeVar("S"), TypeVar("T")
 Batches = Iterator[pa.RecordBatch]
-# Nobody waits until keys are on the disk; until then they are here.
-_writers = ThreadPoolExecutor(4, "embedmill-keys")
-_pending: dict[str, np.ndarray] = {}
-
-
-def carried_fields(plan: Plan) -> list[pa.Field]:
-    """What people know a part's rows by: the id, of windows their number and span, kept columns."""
-    left = {*(column.name for column in plan.columns), *RESERVED_COLUMNS}
-    return [field for field in part_schema(plan) if field.name not in left]
 
 
 def record_schema(plan: Plan, column: VectorColumn) -> pa.Schema:
@@ -54,44 +43,12 @@ def record_schema(plan: Plan, column: VectorColumn) -> pa.Schema:
 
 def keys_of(store: Store, path: str, shape: Shape) -> np.ndarray:
     """The keys of a part's rows, uint8 (R, 16): those beside it, or made now and left there."""
-    if (keys := _kept(store, path)) is not None:
+    if (keys := kept(store, path)) is not None:
         return keys
     names = [*(field.name for field in shape.carried), "input_hash"]
     with opened(store, path) as file:
         made = [digests(batch.columns, KEY_BYTES) for batch in batches(file, names)]
-    return _leave(store, path, made)
-
-
-def _kept(store: Store, path: str) -> np.ndarray | None:
-    """The keys beside a part; None if there are none, or not as they were written."""
-    name = keys_name(path)
-    if (keys := _pending.get(store.where(name))) is not None:
-        return keys
-    try:
-        data = store.read(name)
-    except FileNotFoundError:
-        return None
-    if hashlib.sha256(data[32:]).digest() == data[:32]:
-        return np.frombuffer(data, np.uint8, offset=32).reshape(-1, KEY_BYTES)
-    store.delete(name)
-    return None
-
-
-def _leave(store: Store, path: str, made: list[np.ndarray]) -> np.ndarray:
-    keys = np.concatenate([np.zeros((0, KEY_BYTES), np.uint8), *made])
-    name = keys_name(path)
-    _pending[store.where(name)] = keys
-    _writers.submit(_keep, store, name, keys)
-    return keys
-
-
-def _keep(store: Store, name: str, keys: np.ndarray) -> None:
-    """Leaves keys beside their part; where that cannot be, they are made again when needed."""
-    told = keys.tobytes()
-    try:
-        store.create(name, hashlib.sha256(told).digest() + told)
-    finally:
-        _pending.pop(store.where(name), None)
+    return leave(store, path, made)
 
 
 def all_records(store: Store, paths: list[str], shape: Shape, stands: list[np.ndarray]) -> Batches:
@@ -126,7 +83,7 @@ def records(store: Store, paths: list[str], shape: Shape, wanted: list[np.ndarra
     for path, wanted_R in zip(paths, wanted, strict=True):
         if not wanted_R.any():
             continue
-        keys, made, first = _kept(store, path), [], 0
+        keys, made, first = kept(store, path), [], 0
         columns = names if keys is not None else [*names, "input_hash"]
         with opened(store, path) as file:
             for batch in batches(file, columns):
@@ -142,7 +99,7 @@ def records(store: Store, paths: list[str], shape: Shape, wanted: list[np.ndarra
                     all_R = wanted_R[here].all()
                     yield whole if all_R else whole.filter(pa.array(wanted_R[here]))
         if keys is None:
-            _leave(store, path, made)
+            leave(store, path, made)
 
 
 def _column(keys: np.ndarray) -> pa.Array:

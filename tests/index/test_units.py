@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from jobs.run import run
 from pipeline.index import changes as room
-from pipeline.index import records
+from pipeline.index import keys as keys_room
 from pipeline.index.changes import changes
 from pipeline.index.open import shape_of
 from pipeline.index.records import ahead, gather, keys_of
@@ -22,7 +24,7 @@ from pipeline.snapshot import read_plan, required, table
 from pipeline.store import Store, open_store
 from schemas.manifest import keys_name
 from schemas.sinks import Index
-from tests.index.conftest import Stage, rows
+from tests.index.conftest import Stage, rows, spec_of
 
 
 def keys(*numbers: int) -> np.ndarray:
@@ -38,7 +40,7 @@ def numbers(found: np.ndarray) -> list[int]:
 def kept(store: Store, path: str, shape: Shape) -> np.ndarray:
     """A part's keys once they are on the disk."""
     made = keys_of(store, path, shape)
-    while records._pending:
+    while keys_room._pending:
         time.sleep(0.01)
     return made
 
@@ -81,6 +83,28 @@ def test_keys_lie_beside_their_part_and_a_damaged_file_is_made_anew(
             name.write_bytes(damaged)
             assert np.array_equal(kept(store, path, shape), made)
             assert name.read_bytes() == whole
+
+
+@pytest.mark.parametrize("model", [{}, {"long_text": "window", "max_tokens": 8, "stride": 2}])
+def test_a_run_whose_spec_names_sinks_leaves_the_keys_that_a_load_would_make(
+    tiny_bert: Path, tmp_path: Path, model: dict[str, object]
+) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(rows(0, 100), tmp_path / "in" / "a.parquet")
+    out = tmp_path / "out"
+    entry = {"sink": "lance", "path": str(tmp_path / "sink")}
+    run(spec_of(tmp_path / "in", tiny_bert, out, [entry], model=model))
+    left = {path.name: path.read_bytes() for path in (out / "_embed" / "keys").iterdir()}
+    assert len(list(out.glob("data/*/*.parquet"))) == len(left) > 1
+
+    shutil.rmtree(out / "_embed" / "keys")
+    store = open_store(str(out))
+    manifest = required(store).manifest
+    plan, _ = read_plan(store, manifest.plan)
+    shape = shape_of(Index.model_validate(entry), plan, 0)
+    made = {path: kept(store, path, shape) for path in table(store, manifest)["path"].to_pylist()}
+    assert left == {path.name: path.read_bytes() for path in (out / "_embed" / "keys").iterdir()}
+    assert manifest.vectors == len({key.tobytes() for keys in made.values() for key in keys})
 
 
 # --- changes ---

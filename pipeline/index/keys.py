@@ -1,0 +1,73 @@
+"""Keys of a part's rows, kept beside it: left with it if the spec names sinks, else by a load.
+
+A key is the first half of sha256 over what a sink holds of a row but its vector, and over the
+input the vector was made of. R rows of a part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.index.sink import KEY_BYTES
+from pipeline.index.values import digests
+from pipeline.store import Store
+from schemas.columns import part_schema
+from schemas.manifest import keys_name
+from schemas.plan import Plan
+from schemas.spec import RESERVED_COLUMNS
+
+# Nobody waits until keys are on the disk; until then they are here.
+_writers = ThreadPoolExecutor(4, "embedmill-keys")
+_pending: dict[str, np.ndarray] = {}
+
+
+def carried_fields(plan: Plan) -> list[pa.Field]:
+    """What people know a part's rows by: the id, of windows their number and span, kept columns."""
+    left = {*(column.name for column in plan.columns), *RESERVED_COLUMNS}
+    return [field for field in part_schema(plan) if field.name not in left]
+
+
+def kept(store: Store, path: str) -> np.ndarray | None:
+    """The keys beside a part, uint8 (R, 16); None if there are none, or not as they were left."""
+    name = keys_name(path)
+    if (keys := _pending.get(store.where(name))) is not None:
+        return keys
+    try:
+        data = store.read(name)
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(data[32:]).digest() == data[:32]:
+        return np.frombuffer(data, np.uint8, offset=32).reshape(-1, KEY_BYTES)
+    store.delete(name)
+    return None
+
+
+def leave(store: Store, path: str, made: list[np.ndarray]) -> np.ndarray:
+    """The keys of a part whose batches have these; they are left beside it meanwhile."""
+    keys = np.concatenate([np.zeros((0, KEY_BYTES), np.uint8), *made])
+    _pending[store.where(keys_name(path))] = keys
+    _writers.submit(_keep, store, path, keys)
+    return keys
+
+
+def leave_with(store: Store, plan: Plan, path: str, part: pa.Table) -> None:
+    """Leaves the keys of a part that was just made, while its columns are at hand."""
+    columns = part.select([*(field.name for field in carried_fields(plan)), "input_hash"])
+    made = [digests(batch.columns, KEY_BYTES) for batch in columns.to_batches()]
+    _write(store, path, b"".join(keys.tobytes() for keys in made))
+
+
+def _keep(store: Store, path: str, keys: np.ndarray) -> None:
+    """Where keys cannot be left, they are made again when needed."""
+    try:
+        _write(store, path, keys.tobytes())
+    finally:
+        _pending.pop(store.where(keys_name(path)), None)
+
+
+def _write(store: Store, path: str, keys: bytes) -> None:
+    store.create(keys_name(path), hashlib.sha256(keys).digest() + keys)
