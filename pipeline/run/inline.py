@@ -13,7 +13,13 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +65,7 @@ def run_inline(
             _fill(ahead, waiting, pool, prepare, count)
             encoder = canary = None
             while ahead and store.size(stop_name) is None:
-                given = _result(ahead.popleft())
+                given = ahead.popleft().result()
                 _fill(ahead, waiting, pool, prepare, count)
                 # If all is reused, none is needed.
                 if encoder is None and isinstance(given, Prepared) and len(given.cu_P1) > 1:
@@ -75,6 +81,9 @@ def run_inline(
                 writes.append(writer.submit(_commit, plan, encodes.popleft().result()))
             while writes:
                 yield writes.popleft().result()
+        except BrokenExecutor:
+            what = "a process that reads and tokenizes was killed"
+            raise TryAgain("WORKER_LOST", "", what, "the same command resumes") from None
         finally:
             lane.shutdown(wait=False, cancel_futures=True)
             pool.shutdown(wait=False, cancel_futures=True)
@@ -139,20 +148,6 @@ def _prepare_in_process(unit: Unit) -> Given:
 def _fill(ahead: deque, waiting: deque, pool: Executor, prepare: Callable, count: int) -> None:
     while waiting and len(ahead) < count + 1:
         ahead.append(pool.submit(prepare, waiting.popleft()))
-
-
-def _result(future: Future[Given]) -> Given:
-    try:
-        return future.result()
-    except (BrokenPipeError, EOFError, RuntimeError) as error:
-        if type(error).__name__ != "BrokenProcessPool":
-            raise
-        raise TryAgain(
-            "WORKER_LOST",
-            "",
-            "a process that reads and tokenizes was killed",
-            "the same command resumes",
-        ) from None
 
 
 def _commit(plan: Plan, encoded: Encoded) -> Receipt:
