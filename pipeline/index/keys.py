@@ -61,6 +61,12 @@ def leave_with(store: Store, plan: Plan, path: str, part: pa.Table) -> None:
     _write(store, path, b"".join(keys.tobytes() for keys in made))
 
 
+def keys_in(column: pa.Array) -> np.ndarray:
+    """A column of keys as uint8 (R, 16)."""
+    data = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, KEY_BYTES)
+    return data[column.offset : column.offset + len(column)]
+
+
 def _keep(store: Store, path: str, keys: np.ndarray) -> None:
     """Where keys cannot be left, they are made again when needed."""
     try:

@@ -26,7 +26,8 @@ from lance.fragment import write_fragments
 from pipeline.identity import digest
 from pipeline.index import lancewords as words
 from pipeline.index.filters import Condition, expression
-from pipeline.index.receipts import Receipts, keys_in
+from pipeline.index.keys import keys_in
+from pipeline.index.receipts import Receipts
 from pipeline.index.records import portions
 from pipeline.index.sink import KEY, KEY_BYTES, Fetched, Hit, Loaded, Shape
 from pipeline.index.values import bits_of, plain
@@ -148,7 +149,8 @@ class LanceSink:
         table = self._open()
         with words.ours(self.path):
             table.update_schema_metadata({FACTS: json.dumps(loaded.to_json())})
-            table.cleanup_old_versions(OLD, error_if_tagged_old_versions=False)
+            if self._before:
+                table.cleanup_old_versions(OLD, error_if_tagged_old_versions=False)
         self._receipts.clear()
 
     def refuse(self) -> None:

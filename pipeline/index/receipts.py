@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.identity import digest
+from pipeline.index.keys import keys_in
 from pipeline.index.sink import KEY, KEY_BYTES
 from pipeline.store import open_store
 
@@ -52,9 +53,3 @@ class Receipts:
         """Forgets all loads."""
         for name in list(self._store.list(FOLDER)):
             self._store.delete(name)
-
-
-def keys_in(column: pa.Array) -> np.ndarray:
-    """A column of keys as uint8 (n, 16)."""
-    data = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, KEY_BYTES)
-    return data[column.offset : column.offset + len(column)]

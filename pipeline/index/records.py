@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.index.keys import carried_fields, kept, leave
+from pipeline.index.keys import carried_fields, kept, keys_in, leave
 from pipeline.index.sink import KEY, KEY_BYTES, Shape
 from pipeline.index.values import digests
 from pipeline.store import Store
@@ -57,24 +57,45 @@ def all_records(store: Store, paths: list[str], shape: Shape, stands: list[np.nd
     `stands` has a mask of True for each part; rows whose record an earlier row has become False.
     It remembers the keys that went by, so it is for a snapshot that fits in memory so.
     """
-    seen: set[bytes] = set()
+    seen = _Seen()
     rows = np.concatenate([np.zeros(0, bool), *stands])
     first = 0
     for batch in records(store, paths, shape, stands):
-        keys = batch.column(0).to_pylist()
-        new, here = set(keys), slice(first, first + len(keys))
-        first += len(keys)
-        if len(new) == len(keys) and seen.isdisjoint(new):
-            seen |= new
+        new, here = seen.new(keys_in(batch.column(0))), slice(first, first + len(batch))
+        first += len(batch)
+        rows[here] = new
+        if new.all():
             yield batch
-            continue
-        for n, key in enumerate(keys, here.start):
-            rows[n] = key not in seen
-            seen.add(key)
-        if rows[here].any():
-            yield batch.filter(pa.array(rows[here]))
+        elif new.any():
+            yield batch.filter(pa.array(new))
     ends = np.cumsum([len(stands_R) for stands_R in stands])
     stands[:] = np.split(rows, ends[:-1]) if stands else []
+
+
+class _Seen:
+    """Keys that went by. Halves of them tell most of them apart, four times as fast."""
+
+    def __init__(self) -> None:
+        self._halves: set[int] = set()
+        self._keys: list[np.ndarray] = []
+        self._whole: set[bytes] | None = None  # made when two halves are equal
+
+    def new(self, keys: np.ndarray) -> np.ndarray:
+        """Which of the keys, uint8 (R, 16), no earlier one equals."""
+        if self._whole is None:
+            halves = np.ascontiguousarray(keys).view(np.uint64)[:, 0].tolist()
+            before = len(self._halves)
+            self._halves.update(halves)
+            if len(self._halves) == before + len(keys):
+                self._keys.append(keys)
+                return np.ones(len(keys), bool)
+            self._whole = {key.tobytes() for keys in self._keys for key in keys}
+            self._keys.clear()
+        found = np.zeros(len(keys), bool)
+        for n, key in enumerate(map(bytes, keys)):
+            found[n] = key not in self._whole
+            self._whole.add(key)
+        return found
 
 
 def records(store: Store, paths: list[str], shape: Shape, wanted: list[np.ndarray]) -> Batches:

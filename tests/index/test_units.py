@@ -17,7 +17,7 @@ from pipeline.index import changes as room
 from pipeline.index import keys as keys_room
 from pipeline.index.changes import changes
 from pipeline.index.open import shape_of
-from pipeline.index.records import ahead, gather, keys_of
+from pipeline.index.records import _Seen, ahead, gather, keys_of
 from pipeline.index.sink import Shape
 from pipeline.index.values import digests
 from pipeline.snapshot import read_plan, required, table
@@ -105,6 +105,19 @@ def test_a_run_whose_spec_names_sinks_leaves_the_keys_that_a_load_would_make(
     made = {path: kept(store, path, shape) for path in table(store, manifest)["path"].to_pylist()}
     assert left == {path.name: path.read_bytes() for path in (out / "_embed" / "keys").iterdir()}
     assert manifest.vectors == len({key.tobytes() for keys in made.values() for key in keys})
+
+
+def test_what_went_by_is_remembered_by_its_whole_key() -> None:
+    """Halves that are equal are no equal keys; repeated ones are found in one batch and later."""
+    rng = np.random.default_rng(0)
+    for few in (2, 3, 1 << 40):  # so many first halves, and as many second ones
+        seen, known = _Seen(), set()
+        for size in (0, 1, 5, 30, 30, 1, 0):
+            halves = rng.integers(0, few, (size, 2), np.uint64)
+            batch = halves.view(np.uint8).reshape(-1, 16)
+            for key, new in zip(batch, seen.new(batch), strict=True):
+                assert new == (key.tobytes() not in known)
+                known.add(key.tobytes())
 
 
 # --- changes ---
