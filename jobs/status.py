@@ -11,11 +11,14 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
-from pipeline.snapshot import Snapshot, generation_of, latest, open_plans, read_plan, table
+import pyarrow as pa
+
+from pipeline.snapshot import Snapshot, generation_of, latest, open_units, table
 from pipeline.store import Store, each, open_store
 from schemas.columns import SLICE
 from schemas.errors import ConflictError
 from schemas.manifest import manifest_name, part_name
+from schemas.plan import Plan
 
 EVENTS = ("start", "progress", "end")
 
@@ -28,7 +31,7 @@ def status(output: str, *, files: bool = False) -> dict[str, Any]:
     store = open_store(output)
     snapshot = latest(store)
     generation = snapshot.manifest.generation + 1 if snapshot else 1
-    plans = [_progress(store, name) for name, _ in open_plans(store, generation)]
+    plans = [_progress(store, *opened) for opened in open_units(store, generation)]
     runs = _runs(store)
     if snapshot is None and not plans and not any(store.list("_embed/log")):
         raise ConflictError("NO_OUTPUT", store.uri, "is not an output of ours", "check the path")
@@ -100,9 +103,8 @@ def _snapshot_lines(found: dict[str, Any] | None) -> list[str]:
     return lines
 
 
-def _progress(store: Store, name: str) -> dict[str, Any]:
+def _progress(store: Store, name: str, plan: Plan, units: pa.Table) -> dict[str, Any]:
     """One open plan; a unit is done when its part is there."""
-    plan, units = read_plan(store, name)
     pieces = units.column("slices").combine_chunks()
     rows = pieces.flatten().field(SLICE.names.index("rows")).to_pylist()
     lengths = pieces.value_lengths().to_pylist()

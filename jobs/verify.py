@@ -22,7 +22,7 @@ from pipeline.identity import canonical, digest
 from pipeline.snapshot import (
     Snapshot,
     generation_of,
-    open_plans,
+    open_units,
     read_plan,
     read_plan_head,
     required,
@@ -289,8 +289,8 @@ def _strays(store: Store, manifest: Manifest, records: list[PartRecord]) -> Iter
         with noting(problems, store, f"_embed/manifest/{older.table}", "run gc"):
             named |= set(table(store, older).column("path").to_pylist())
     with noting(problems, store, "_embed/plan", "delete what is damaged there, and run again"):
-        for name, plan in open_plans(store, manifest.generation + 1):
-            for key in read_plan(store, name)[1].column("unit_key").to_pylist():
+        for _, plan, units in open_units(store, manifest.generation + 1):
+            for key in units.column("unit_key").to_pylist():
                 named.add(part_name(plan.fingerprint, key, plan.generation))
     yield from problems
     for name in there:

@@ -13,8 +13,7 @@ from pipeline.snapshot import (
     PLANS,
     REUSE,
     generation_of,
-    open_plans,
-    read_plan,
+    open_units,
     read_plan_head,
     read_snapshot,
     required,
@@ -94,6 +93,6 @@ def _attempts(store: Store, newest: int) -> list[str]:
     """Attempts at units that no open plan has. A plan is there before the first of its attempts."""
     names = list(store.list("_embed/attempts"))
     still: set[str] = set()
-    for plan, _ in open_plans(store, newest + 1) if names else ():
-        still.update(read_plan(store, plan)[1].column("unit_key").to_pylist())
+    for _, _, units in open_units(store, newest + 1) if names else ():
+        still.update(units.column("unit_key").to_pylist())
     return [name for name in names if name.split("/")[2] not in still]

@@ -114,6 +114,18 @@ def open_plans(store: Store, generation: int) -> Iterator[tuple[str, Plan]]:
             yield name, Plan.from_json(head["plan"])
 
 
+def open_units(store: Store, generation: int) -> Iterator[tuple[str, Plan, pa.Table]]:
+    """The same plans with their units (schemas.columns.UNITS)."""
+    for name, _ in open_plans(store, generation):
+        try:
+            plan, units = read_plan(store, name)
+        except StorageError as error:
+            if error.code != "OBJECT_GONE":
+                raise
+            continue  # as above
+        yield name, plan, units
+
+
 def generation_of(name: str) -> int:
     """NNNNNN at the start of a file name; -1 if the name is not one of ours."""
     digits = name.rpartition("/")[2][:6]

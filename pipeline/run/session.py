@@ -13,7 +13,6 @@ from typing import Any
 
 import ray
 from ray.data import DataContext
-from ray.exceptions import RayError
 
 from pipeline.run.encoders import (
     Nodes,
@@ -49,7 +48,7 @@ def session(plan: Plan, run: Run, units: list[Unit]) -> Iterator[Pool]:
     try:
         with muted(), handlers_kept():
             ray.init(address=address or "local", **quiet)
-    except (RayError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises many kinds here, and a plain one if a node of it dies
         raise unreachable(address or "local Ray", str(error) or type(error).__name__) from None
     except SystemExit:  # a signal, while Ray was half there
         ray.shutdown()

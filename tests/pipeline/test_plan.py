@@ -9,8 +9,8 @@ import pytest
 import pipeline.plan
 import pipeline.snapshot
 from pipeline.plan import freeze
-from pipeline.snapshot import latest, open_plans, read_plan
-from schemas.errors import ConflictError, InputError
+from pipeline.snapshot import latest, open_plans, open_units, read_plan
+from schemas.errors import ConflictError, InputError, StorageError
 
 from .conftest import Job
 
@@ -223,6 +223,31 @@ def test_an_open_plan_that_goes_while_it_is_looked_at_is_no_plan(job: Job, monke
     monkeypatch.setattr(pipeline.snapshot, "read_plan_head", too_late)
     assert list(open_plans(job.store, 1)) == []
     assert job.store.size(f"_embed/plan/{name}") is None
+
+
+def test_an_open_plan_whose_units_go_while_it_is_read_is_no_plan(job: Job, monkeypatch):
+    job.shard("a.parquet", text=["apple"])
+    job.encode(job.plan())
+    real = pipeline.snapshot.read_plan
+
+    def too_late(store, name):
+        for path in list(store.list("_embed/plan")):
+            store.delete(path)
+        return real(store, name)
+
+    assert [len(units) for _, _, units in open_units(job.store, 1)] == [1]
+    monkeypatch.setattr(pipeline.snapshot, "read_plan", too_late)
+    assert list(open_units(job.store, 1)) == []
+
+
+def test_an_open_plan_that_is_damaged_is_told(job: Job):
+    job.shard("a.parquet", text=["apple"])
+    job.encode(job.plan())
+    (units,) = (name for name in job.store.list("_embed/plan") if name.endswith(".arrow"))
+    job.store.delete(units)
+    assert job.store.create(units, b"rubbish")
+    with pytest.raises(StorageError, match="is not what was committed"):
+        list(open_units(job.store, 1))
 
 
 @pytest.mark.parametrize("what", ["part", "rejects"])
