@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -107,3 +109,20 @@ def test_a_killed_driver_resumes(spec: Path, undisturbed: dict[str, bytes], seed
     assert len(standing) <= report["units_resumed"] < UNITS
     assert 2 * ROWS == report["rows_encoded"] + report["rows_deduplicated"] + report["rows_resumed"]
     assert undisturbed == parts(output)
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_while_ray_starts_is_told(spec: Path) -> None:
+    """No bug of ours, and no traceback; the same command may be tried again."""
+    process, raylets = start(spec), []
+    while process.poll() is None and not raylets:
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(process.pid).children(recursive=True)
+            raylets = [one for one in family if one.name() == "raylet"]
+    for raylet in raylets:
+        raylet.kill()
+    code, _, errors = finish(process)
+
+    assert raylets, errors
+    assert (75, 1) == (code, errors.count("NO_CLUSTER")), errors
+    assert "Traceback" not in errors
