@@ -38,7 +38,7 @@ FRAGMENT_ROWS = 1 << 18  # what a load that is killed has to write again
 SMALL = 16  # fragments beyond what the rows need, from which on they are put together
 OLD = timedelta(days=1)  # what searchers may still read of earlier versions
 M, EF_CONSTRUCTION = 20, 150  # docs/indexes.md says why
-EF, PROBES, REFINE = 200, 20, 4
+EF, PROBES, REFINE = 200, 40, 4
 
 
 class LanceSink:
