@@ -265,4 +265,4 @@ def lists_of(rows: int) -> int:
 
 def probes_of(lists: int) -> int:
     """How many of the lists a search looks into."""
-    return max(1, min(lists, max(16, lists // 16)))
+    return max(1, min(lists, max(16, lists // 12)))
