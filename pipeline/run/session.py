@@ -25,6 +25,7 @@ from pipeline.run.encoders import (
 from pipeline.run.failures import unreachable
 from pipeline.run.inline import cores
 from pipeline.run.manners import handlers_kept, muted
+from schemas.errors import EmbedmillError
 from schemas.plan import Plan, Unit
 from schemas.spec import Encoders, Run
 
@@ -48,11 +49,11 @@ def session(plan: Plan, run: Run, units: list[Unit]) -> Iterator[Pool]:
     try:
         with muted(), handlers_kept():
             ray.init(address=address or "local", **quiet)
-    except Exception as error:  # Ray raises many kinds here, and a plain one if a node of it dies
-        raise unreachable(address or "local Ray", str(error) or type(error).__name__) from None
-    except SystemExit:  # a signal, while Ray was half there
+    except (EmbedmillError, SystemExit):  # a signal, while Ray was half there
         ray.shutdown()
         raise
+    except Exception as error:  # Ray raises many kinds here, and a plain one if a node of it dies
+        raise unreachable(address or "local Ray", str(error) or type(error).__name__) from None
     try:
         alive: Nodes = [(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
         if address:
