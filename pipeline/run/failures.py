@@ -6,6 +6,9 @@ import re
 
 from schemas.errors import EmbedmillError, ModelError, TryAgain
 
+# What Ray raises for code of ours that failed, if it could not bring along what that raised.
+FAILED_CODE = ("RayTaskError", "UserCodeException", "UnserializableException")
+
 
 def unreachable(where: str, reason: str) -> TryAgain:
     """Why Ray did not let us in, in one line."""
@@ -25,21 +28,28 @@ def unreachable(where: str, reason: str) -> TryAgain:
 def ours(error: BaseException) -> EmbedmillError:
     """The error that our code raised on a worker, as itself; else what Ray says, in one line."""
     seen: BaseException | None = error
+    last = error
     while seen is not None:
         inner = getattr(seen, "cause", None) or seen.__cause__
         # What Ray makes of an error of ours is one too, and reads as a traceback; so go on.
         if isinstance(seen, EmbedmillError) and not isinstance(inner, EmbedmillError):
             return type(seen)(seen.code, seen.where, seen.what, seen.do)
-        seen = inner
+        seen, last = inner, seen
     if type(error).__name__ == "ExecutionTimeoutError":
         what = str(error).partition(".")[0]
         do = "see whether the cluster can bring the nodes; the same command resumes"
         return TryAgain("NO_PROGRESS", "", what, do)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kind = ModelError if "Actor" in type(error).__name__ else EmbedmillError
-    return kind(
-        "RAY",
-        "",
-        f"{type(error).__name__}: {lines[-1] if lines else ''}",
-        "the same command resumes",
-    )
+    what = f"{type(error).__name__}: {lines[-1] if lines else ''}"
+    return _kind(error, last)("RAY", "", what, "the same command resumes")
+
+
+def _kind(error: BaseException, last: BaseException) -> type[EmbedmillError]:
+    """Whose fault it is: an encoder's that did not start, Ray's own, or else that of our code.
+
+    `last`: what all the others were raised from.
+    """
+    if type(error).__name__ in ("RayActorError", "ActorDiedError"):
+        return ModelError
+    theirs = type(last).__module__.partition(".")[0] == "ray"
+    return TryAgain if theirs and type(last).__name__ not in FAILED_CODE else EmbedmillError

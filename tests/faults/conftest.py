@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.faults.scene import Scene, make_scene
+from tests.stores.servers import SERVERS
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLY = Path(__file__).parent / "deadly"
@@ -16,11 +18,23 @@ DEADLY = Path(__file__).parent / "deadly"
 
 @pytest.fixture(scope="module")
 def scene(
-    tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, write_texts: Callable[..., Path]
-) -> Scene:
-    """The job into a folder."""
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_bert: Path,
+    write_texts: Callable[..., Path],
+) -> Iterator[Scene]:
+    """The job into a folder, or, with a parameter, into a bucket of the real server it names."""
     folder = tmp_path_factory.mktemp("scene")
-    return make_scene(folder, str(tiny_bert), write_texts, str(folder / "out"))
+    server = getattr(request, "param", "local")
+    with ExitStack() as stack:
+        output, said = str(folder / "out"), {}
+        if server != "local":
+            place = stack.enter_context(SERVERS[server](tmp_path_factory.mktemp("server")))
+            output, said = f"{place.uri}/out", place.environment
+            own = stack.enter_context(pytest.MonkeyPatch.context())
+            for name, value in said.items():
+                own.setenv(name, value)
+        yield make_scene(folder, str(tiny_bert), write_texts, output, **said)
 
 
 @pytest.fixture

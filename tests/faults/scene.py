@@ -8,6 +8,7 @@ makes, to the last byte, is what a disturbed one must make.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,11 @@ class Scene:
     before: dict[str, bytes] = field(default_factory=dict)  # the output as the refresh finds it
     after: dict[str, bytes] = field(default_factory=dict)  # and as it leaves it
 
+    @property
+    def bucket(self) -> bool:
+        """Whether the output is in one."""
+        return "://" in self.store.uri
+
     def run(self, name: str, *args: str, **more: str) -> Forked:
         """Starts the refresh; `name`: a folder for what it prints; `more`: of its environment."""
         arguments = ("run", str(self.spec), "--json", *args)
@@ -45,8 +51,12 @@ class Scene:
             assert self.store.create(name, data)
 
     def objects(self) -> dict[str, bytes]:
-        """All of the output's objects that a run made."""
-        return {name: self.store.read(name) for name in self.store.list("")}
+        """All of the output's objects that a run made; workers may go on and delete some."""
+        found = {}
+        for name in list(self.store.list("")):
+            with suppress(FileNotFoundError):
+                found[name] = self.store.read(name)
+        return found
 
     def finish(self, folder: Path) -> None:
         """The same command again, undisturbed; units that it encodes are noted in the folder."""

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.faults.points import POINTS, environment, wait_for
-from tests.faults.scene import Scene, make_scene
-from tests.stores.servers import SERVERS
+from tests.faults.scene import Scene
 
 KILL, TERM, STOP = signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP
 # Of the matrix, a few cases that CI has time for.
@@ -29,26 +26,9 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module", params=["local", pytest.param("s3", marks=pytest.mark.torture)])
-def scene(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_bert: Path,
-    write_texts: Callable[..., Path],
-) -> Iterator[Scene]:
-    """The job into a folder, and into a bucket of a real server."""
-    folder = tmp_path_factory.mktemp("scene")
-    with ExitStack() as stack:
-        output, said = str(folder / "out"), {}
-        if request.param != "local":
-            place = stack.enter_context(SERVERS[request.param](tmp_path_factory.mktemp("server")))
-            output, said = f"{place.uri}/out", place.environment
-            own = stack.enter_context(pytest.MonkeyPatch.context())
-            for name, value in said.items():
-                own.setenv(name, value)
-        yield make_scene(folder, str(tiny_bert), write_texts, output, **said)
-
-
+@pytest.mark.parametrize(
+    "scene", ["local", pytest.param("s3", marks=pytest.mark.torture)], indirect=True
+)
 @pytest.mark.parametrize(
     ("name", "number"),
     CASES,
@@ -57,11 +37,11 @@ def scene(
 def test_a_run_that_ends_anywhere_is_finished_by_the_next(
     scene: Scene, tmp_path: Path, name: str, number: signal.Signals
 ) -> None:
-    bucket = "://" in scene.store.uri
-    if bucket and POINTS[name].scratch:
+    if scene.bucket and POINTS[name].scratch:
         pytest.skip("a bucket has no scratch files")
     scene.reset()
-    with scene.run("victim", **environment(name, number, tmp_path, bucket=bucket)) as victim:
+    order = environment(name, number, tmp_path, bucket=scene.bucket)
+    with scene.run("victim", **order) as victim:
         hit, _ = wait_for(tmp_path, stopped=number == STOP)
         if number != STOP:
             code = victim.wait()

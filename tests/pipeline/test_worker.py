@@ -9,7 +9,14 @@ from types import SimpleNamespace
 import pytest
 import ray
 from ray._private.utils import check_version_info
-from ray.exceptions import RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    RayTaskError,
+    UserCodeException,
+    WorkerCrashedError,
+)
 
 from pipeline.run.failures import ours, unreachable
 from pipeline.run.worker import Job, job_of, versions
@@ -77,3 +84,28 @@ def test_what_ray_makes_of_an_error_of_ours_is_taken_apart() -> None:
         str(found),
     )
     assert ("CANARY", "model", "is not the reference", "report it") == found.args
+
+
+def of_task(reason: BaseException) -> Exception:
+    """What a driver gets of a task that raised `reason`."""
+    return RayTaskError("task", "a\ntraceback", reason, "title", 1, "ip").as_instanceof_cause()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (WorkerCrashedError(), 75),
+        (NodeDiedError("its node died"), 75),
+        (ObjectLostError("0" * 56, None, ""), 75),
+        (of_task(ObjectLostError("0" * 56, None, "")), 75),  # lost on the way into a task
+        (ActorDiedError(), 8),
+        (of_task(KeyError("a column")), 70),
+        (UserCodeException("Failed to process a block"), 70),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_what_ray_loses_is_no_bug_of_ours(error: Exception, code: int) -> None:
+    found = ours(error)
+
+    assert ("RAY", code) == (found.code, found.exit_code)
+    assert str(found).startswith(f"RAY: {type(error).__name__}: ") and "\n" not in str(found)
