@@ -167,6 +167,6 @@ def _count(prepared: Prepared, known_R: np.ndarray, most: int, counts: Counts) -
     counts.reused += int((~new_V[firsts]).sum())
     counts.duplicates += int(new_V[firsts].sum()) - encoded
     counts.rejects += len(known_R) - len(rows_V)
-    counts.cut += int((prepared.sequences.cut_S > 0).sum())
+    counts.cut += int((prepared.sequences.cut_S[prepared.sequence_V[firsts]] > 0).sum())
     upper_V = 2 ** np.ceil(np.log2(np.maximum(lengths_S[prepared.sequence_V], LEAST))).astype(int)
     counts.lengths.update(np.minimum(upper_V, most).tolist())

@@ -6,14 +6,13 @@ probe -> plan -> ranges -> freeze -> adopt finished units -> runner -> manifest 
 from __future__ import annotations
 
 import json
-import sys
 import time
 
 from jobs.interrupt import Interrupts
 from jobs.progress import Progress
 from jobs.ranges import freeze_ranges
 from pipeline.commit import adopt_all, commit_snapshot, overtaken
-from pipeline.gates import judge, measure
+from pipeline.gates import judge
 from pipeline.gc import collect
 from pipeline.load import load_tokenizer
 from pipeline.plan import Planned, freeze, make_plan
@@ -53,13 +52,15 @@ def _run(
     # What an interrupted run left is removed once its generation is over: make that one then.
     if planned.unchanged and not any(open_plans(store, planned.plan.generation)):
         manifest = planned.base.manifest
+        warnings = judge(spec.output.quality, planned.carried, [], store.uri)
         collect(store, spec.output.keep_snapshots)
         log.event("start", plan=manifest.plan, units=0, rows=0)
-        return _finish(store, log, summarize(log, planned, manifest, [], tally, began, []))
+        return _finish(store, log, summarize(log, planned, manifest, [], tally, began, warnings))
     tokenizer = load_tokenizer(planned.plan)  # its faults are found before anything is written
     planned = freeze_index(store, freeze_ranges(store, planned))
     name = freeze(store, planned)
     finished, missing = adopt_all(store, planned.plan, planned.units)
+    tally.judge(*finished)
     rows = sum(unit.rows for unit in missing)
     log.event("start", plan=name, units=len(missing), rows=rows, tokenizer=tokenizer.way)
     records = list(finished)
@@ -72,10 +73,7 @@ def _run(
                 log.event("progress", rows=tally.rows, tokens=tally.tokens)
         if len(records) < len(planned.units):
             interrupts.check()
-        figures = measure(planned.carried, records)
-        warnings = judge(spec.output.quality, figures, planned.plan.output)
-        for line in warnings:
-            print(f"embedmill: {line}", file=sys.stderr)
+        warnings = judge(spec.output.quality, planned.carried, records, store.uri)
         try:
             manifest = commit_snapshot(store, planned, name, records)
         except ConflictError:

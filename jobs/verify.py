@@ -30,7 +30,7 @@ from pipeline.snapshot import (
 )
 from pipeline.store import Store, open_store
 from schemas.columns import part_schema
-from schemas.errors import EmbedmillError, SpecError, StoreAway
+from schemas.errors import EmbedmillError, ModelError, SpecError, StoreAway
 from schemas.manifest import (
     PART_TABLE,
     Manifest,
@@ -113,7 +113,7 @@ def noting(problems: list[str], store: Store, name: str, do: str) -> Iterator[No
     """Whatever damage raises inside becomes one line about the object."""
     try:
         yield
-    except StoreAway:
+    except (StoreAway, ModelError):
         raise  # no damage, and no verdict either
     except EmbedmillError as error:
         own = error.do if error.do not in ("", "run verify") else do

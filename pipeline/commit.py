@@ -32,6 +32,7 @@ from schemas.errors import ConflictError, StorageError
 from schemas.manifest import (
     FORMAT,
     MEASURED,
+    NAMED,
     PART_TABLE,
     Manifest,
     PartRecord,
@@ -190,7 +191,7 @@ def _manifest(
     for entry in parts.column("rejects").to_pylist():
         for code, count in entry:
             rejects[code] += count
-    quarantined = [error.where for error in planned.listing.quarantined]
+    left_out = planned.listing.left_out
     total = {
         name: sum(parts.column(name).to_pylist())
         for name in ("rows_in", "rows_out", "vectors", "rows_cut", "tokens")
@@ -218,8 +219,8 @@ def _manifest(
         table_sha256=sha256,
         parts=len(parts),
         rejects=dict(sorted(rejects.items())),
-        quarantined=quarantined[:100],
-        num_quarantined=len(quarantined),
+        quarantined=left_out[:NAMED],
+        num_quarantined=len(left_out),
         **total,
     )
     return manifest, data

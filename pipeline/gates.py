@@ -8,6 +8,7 @@ everything.
 from __future__ import annotations
 
 import math
+import sys
 
 import pyarrow as pa
 
@@ -42,10 +43,12 @@ def measure(carried: pa.Table, records: list[PartRecord]) -> dict[str, float]:
     }
 
 
-def judge(quality: Quality, figures: dict[str, float], output: str) -> list[str]:
-    """The warnings; QualityError if a figure is above its gate's `fail`."""
+def judge(
+    quality: Quality, carried: pa.Table, records: list[PartRecord], output: str
+) -> list[str]:
+    """The warnings, told on stderr, too; QualityError if a figure is above its gate's `fail`."""
     warnings, failures = [], []
-    for name, figure in figures.items():
+    for name, figure in measure(carried, records).items():
         gate = getattr(quality, name)
         gate = gate if isinstance(gate, Gate) else Gate(fail=gate)
         line = f"{name} {figure:.4f} {WORDS[name]}"
@@ -60,4 +63,6 @@ def judge(quality: Quality, figures: dict[str, float], output: str) -> list[str]
             "; ".join(failures),
             "parts stay, no manifest was made; mend it, or set output.quality and run again",
         )
+    for line in warnings:
+        print(f"embedmill: {line}", file=sys.stderr)
     return warnings

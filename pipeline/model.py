@@ -49,7 +49,7 @@ FILES = (*NAMES, *(f"*_*/{name}" for name in NAMES))  # modules have folders: 1_
 class ModelFolder:
     """A model on this machine and what its files say."""
 
-    name: str
+    name: str  # as it was asked for; of a folder here its whole path
     revision: str | None  # the hub commit
     root: Path  # what the name stands for
     folder: Path  # where config.json, weights and tokenizer are: root, or a folder in it
@@ -87,8 +87,9 @@ def open_model(name: str, revision: str | None = None) -> ModelFolder:
     own = own or read_json(home / "tokenizer_config.json", {}).get("model_max_length")
     positions = known if known > 0 else int(own or 512)
     prompts, default_prompt = read_prompts(root)
+    here = commit is None and (name.startswith("file://") or "://" not in name)
     return ModelFolder(
-        name=name,
+        name=str(root) if here else name,
         revision=commit,
         root=root,
         folder=home,

@@ -19,6 +19,7 @@ from pipeline.identity import canonical, digest, unit_key
 from pipeline.model import ModelFolder, open_model, warn_unpinned
 from pipeline.resolve import (
     identity,
+    most_rows,
     resolve_columns,
     resolve_device,
     resolve_model,
@@ -27,11 +28,11 @@ from pipeline.resolve import (
 from pipeline.shards import Found, Listing, list_shards
 from pipeline.snapshot import PLANS, Snapshot, latest, open_plans, read_plan, table
 from pipeline.store import Store, each
-from schemas.columns import SLICE, UNITS, encode_schema
+from schemas.columns import SLICE, UNITS, Status, encode_schema
 from schemas.errors import ConflictError, StorageError
-from schemas.manifest import PART_TABLE, slices_to_rows, table_of, unit_of
+from schemas.manifest import NAMED, PART_TABLE, slices_to_rows, table_of, unit_of
 from schemas.plan import Plan, Settings, Unit, VectorColumn
-from schemas.spec import Spec
+from schemas.spec import Input, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,12 @@ class Planned:
     @property
     def unchanged(self) -> bool:
         """Whether the last snapshot already is what this plan would make."""
-        same = self.base is not None and self.base.manifest.parts == len(self.carried)
-        return same and not self.units and self.base.manifest.layout == self.layout
+        if self.base is None or self.units:
+            return False
+        last, left_out = self.base.manifest, self.listing.left_out
+        return (last.parts, last.layout, last.quarantined, last.num_quarantined) == (
+            len(self.carried), self.layout, left_out[:NAMED], len(left_out),
+        )  # fmt: skip
 
 
 def make_plan(spec: Spec, store: Store) -> Planned:
@@ -84,6 +89,7 @@ def _plan_on(base: Snapshot | None, spec: Spec, store: Store) -> Planned:
     settings = _inherit(
         spec,
         resolve_settings(spec, device, columns, model_facts["max_tokens"], model.dim),
+        most_rows(spec, columns, model_facts["max_tokens"]),
         store,
         base,
         lambda precision: digest(identity(spec, model_facts, columns, precision)),
@@ -107,8 +113,8 @@ def _plan_on(base: Snapshot | None, spec: Spec, store: Store) -> Planned:
         raise _other_fingerprint(store, base, facts)
     parts = table(store, base.manifest) if base else PART_TABLE.empty_table()
     same = _unchanged(base, parts, plan, layout, listing.found)
-    stays, lost = _present(store, same)
-    units = [*_new_units(plan, layout, listing.found, same), *lost]
+    stays, fallen = _standing(store, spec.input, same)
+    units = [*_new_units(plan, layout, listing.found, same), *fallen]
     counts = _count(listing.found, stays, parts)
     return Planned(plan, units, stays, listing, base, parts, layout, model, counts)
 
@@ -137,21 +143,31 @@ def ipc_bytes(data: pa.Table) -> pa.Buffer:
 
 
 def _inherit(
-    spec: Spec, own: Settings, store: Store, base: Snapshot | None, fingerprint_of: Any
+    spec: Spec,
+    own: Settings,
+    most: int,
+    store: Store,
+    base: Snapshot | None,
+    fingerprint_of: Any,
 ) -> Settings:
-    """An open plan's settings if it makes the same vectors; else the last snapshot's precision."""
-    auto = spec.model.precision == "auto"
+    """An open plan's settings if it makes the same vectors; else the last snapshot's precision.
+
+    The cut, too, unless the spec asks for smaller units than an open plan has: those may be too
+    large to be encoded at all. `most`: rows of a unit of these columns.
+    """
+    auto, said = spec.model.precision == "auto", spec.run.unit_rows != "auto"
     for _, plan in open_plans(store, base.manifest.generation + 1 if base else 1):
         precision = plan.settings.precision if auto else own.precision
         if plan.settings.device == own.device and plan.fingerprint == fingerprint_of(precision):
-            return plan.settings
+            cut = plan.settings.unit_rows
+            return replace(plan.settings, unit_rows=min(cut, own.unit_rows) if said else cut)
     if base is None:
         return own
     last, _ = read_plan(store, base.manifest.plan)
     return replace(
         own,
         precision=last.settings.precision if auto else own.precision,
-        unit_rows=last.settings.unit_rows if spec.run.unit_rows == "auto" else own.unit_rows,
+        unit_rows=own.unit_rows if said else min(most, last.settings.unit_rows),
     )
 
 
@@ -186,18 +202,31 @@ def _unchanged(
     return parts.filter(whole["same"].to_arrow())
 
 
-def _present(store: Store, parts: pa.Table) -> tuple[pa.Table, list[Unit]]:
-    """The parts that are there with their rejects, and the units of the others: made anew."""
-    names = ("path", "bytes", "rejects_path")
+def _standing(store: Store, spec: Input, parts: pa.Table) -> tuple[pa.Table, list[Unit]]:
+    """The parts that stand, and the units of the others, to be made anew.
+
+    A part stands if it is there with its rejects, and has none that the spec by now fails on: who
+    reads such rows again says which they are.
+    """
+    policies = {
+        Status.NULL_TEXT: spec.on_null,
+        Status.EMPTY_TEXT: spec.on_empty,
+        Status.UNREADABLE: spec.on_bad_file,
+    }
+    refused = {status.name for status, policy in policies.items() if policy == "fail"}
+    names = ("path", "bytes", "rejects_path", "rejects")
     rows = zip(*(parts.column(name).to_pylist() for name in names), strict=True)
 
-    def whole(row: tuple[str, int, str]) -> bool:
-        path, size, rejects = row
-        return store.size(path) == size and (not rejects or store.size(rejects) is not None)
+    def stands(row: tuple[str, int, str, list[tuple[str, int]]]) -> bool:
+        path, size, rejects_path, rejects = row
+        if refused.intersection(code for code, _ in rejects):
+            return False
+        there = not rejects_path or store.size(rejects_path) is not None
+        return there and store.size(path) == size
 
-    there = pa.array(each(store, whole, rows), pa.bool_())
-    gone = parts.filter(pc.invert(there)).select(["unit_key", "slices"])
-    return parts.filter(there), [unit_of(row) for row in gone.to_pylist()]
+    stand = pa.array(each(store, stands, rows), pa.bool_())
+    others = parts.filter(pc.invert(stand)).select(["unit_key", "slices"])
+    return parts.filter(stand), [unit_of(row) for row in others.to_pylist()]
 
 
 def _new_units(plan: Plan, layout: str, found: list[Found], carried: pa.Table) -> list[Unit]:

@@ -40,7 +40,10 @@ def read_unit(plan: Plan, unit: Unit, crashed: Sequence[int] = ()) -> TextBatch:
     lost = [Status.UNREADABLE if s.rows is None else Status.OK for s in stretches]
     status_R = np.repeat(np.array(lost, np.uint8), [s.count for s in stretches])
     a, null_a = _text(table, spec.text, status_R)
-    b = _text(table, spec.pair, status_R)[0] if spec.pair else None
+    b = None
+    if spec.pair:
+        b, null_b = _text(table, spec.pair, status_R)
+        b = ["" if null else text for null, text in zip(null_b, b, strict=True)]
     rows = _carried(plan, spec, table, stretches, status_R)
     _judge_a(spec, unit, a, null_a, status_R)
     rows_C = np.array(crashed, np.int64)
@@ -125,6 +128,21 @@ def _strings(column: pa.ChunkedArray, status_R: np.ndarray) -> pa.ChunkedArray:
         return pa.chunked_array([pa.array(texts, pa.large_string())])
 
 
+def _nested(column: pa.ChunkedArray, status_R: np.ndarray) -> pa.ChunkedArray:
+    """A column as it is; a row with bytes inside that are not UTF-8 becomes null and is marked."""
+    try:
+        column.validate(full=True)
+        return column
+    except pa.ArrowInvalid:
+        rows: list[int | None] = list(range(len(column)))
+        for row in range(len(column)):
+            try:
+                column.take([row]).validate(full=True)  # of a slice all of the chunk is validated
+            except pa.ArrowInvalid:
+                rows[row], status_R[row] = None, Status.BAD_UTF8
+        return column.take(pa.array(rows, pa.int64()))
+
+
 def _carried(
     plan: Plan, spec: Input, table: pa.Table, stretches: list[Stretch], status_R: np.ndarray
 ) -> pa.Table:
@@ -136,9 +154,8 @@ def _carried(
             column = pa.chunked_array([_default_ids(stretch) for stretch in stretches])
         else:
             column = table.column(field.name)
-            if field.type == pa.string():
-                column = _strings(column, status_R)
-            column = column.cast(field.type)
+            is_text = field.type == pa.string()
+            column = (_strings if is_text else _nested)(column, status_R).cast(field.type)
         columns.append(column)
     status_R[columns[0].is_null().to_numpy() & (status_R == 0)] = Status.NULL_ID
     return pa.Table.from_arrays(columns, names=schema.names)

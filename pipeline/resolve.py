@@ -57,16 +57,21 @@ def resolve_settings(
     if precision == "auto":
         precision = "fast" if device == "cuda" else "exact"
     unit_rows = UNIT_ROWS[device] if spec.run.unit_rows == "auto" else spec.run.unit_rows
-    row_bytes = 64 + sum(_bytes(column, max_tokens) for column in columns)
-    row_bytes *= WINDOWS_OF_A_ROW if spec.model.long_text == "window" else 1
     pack_tokens = spec.run.pack_tokens
     return Settings(
         precision=precision,
         device=device,
         threads=min(MAX_THREADS, len(os.sched_getaffinity(0))),
         pack_tokens=_pack_tokens(device, width) if pack_tokens == "auto" else pack_tokens,
-        unit_rows=max(1, min(unit_rows, MAX_PART_BYTES // row_bytes)),
+        unit_rows=min(unit_rows, most_rows(spec, columns, max_tokens)),
     )
+
+
+def most_rows(spec: Spec, columns: tuple[VectorColumn, ...], max_tokens: int) -> int:
+    """Rows of a unit beyond which its part would be too large."""
+    row_bytes = 64 + sum(_bytes(column, max_tokens) for column in columns)
+    row_bytes *= WINDOWS_OF_A_ROW if spec.model.long_text == "window" else 1
+    return max(1, MAX_PART_BYTES // row_bytes)
 
 
 def _pack_tokens(device: str, width: int) -> int:

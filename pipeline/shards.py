@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.globs import MAGIC, expand_objects
+from pipeline.globs import ANY_PARQUET, expand_files, expand_objects, first_magic
 from pipeline.store import hub, objects
 from pipeline.store.client import SCHEMES
 from schemas.errors import EmbedmillError, InputError
@@ -47,21 +47,27 @@ class Listing:
     found: list[Found]
     quarantined: list[InputError]
 
+    @property
+    def left_out(self) -> list[str]:
+        """Where those are."""
+        return [error.where for error in self.quarantined]
+
 
 def list_shards(spec: Input, output: str) -> Listing:
     """Lists the shards of the input and reads their footers; InputError if there are none."""
     patterns = [spec.path] if isinstance(spec.path, str) else spec.path
     places: dict[str, tuple[str, str]] = {}  # where it lies -> (uri, name)
+    closed: dict[str, InputError] = {}  # folders that cannot be listed
     real = functools.cache(os.path.realpath)
     for pattern in patterns:
-        for uri, name in _expand(pattern):
+        for uri, name in _expand(pattern, closed):
             places.setdefault(_place(uri, real), (uri, name))
     _refuse_own_output(places, output)
     files = dict(places.values())
     _refuse_equal_names(files, spec.id)
     with ThreadPoolExecutor(max_workers=32) as pool:
         results = list(pool.map(_read_or_error, sorted(files), (files[u] for u in sorted(files))))
-    bad = [result for result in results if isinstance(result, InputError)]
+    bad = [*closed.values(), *(result for result in results if isinstance(result, InputError))]
     found = [result for result in results if isinstance(result, Found)]
     if bad and spec.on_bad_file == "fail":
         raise _all_of(bad)
@@ -100,8 +106,12 @@ def version_now(uri: str) -> tuple[int, str]:
     return found.size, found.version
 
 
-def _expand(pattern: str) -> list[tuple[str, str]]:
-    """(uri, name) of every file that a path, folder or glob names."""
+def _expand(pattern: str, closed: dict[str, InputError]) -> list[tuple[str, str]]:
+    """(uri, name) of every file that a path, folder or glob names.
+
+    Folders on the way that cannot be listed go into `closed`: what they hold must not be missed in
+    silence.
+    """
     scheme, separator, _ = pattern.partition("://")
     if separator and scheme not in PROTOCOLS:
         raise InputError(
@@ -112,31 +122,34 @@ def _expand(pattern: str) -> list[tuple[str, str]]:
             return files
         raise _nothing(pattern, "matches no object")
     path = Path(pattern.split("://", 1)[-1]).expanduser().absolute()
-    if path.is_file():
-        return [(str(path), path.name)]
-    if path.is_dir():
-        matches, root = path.rglob("*.parquet"), path
-    else:
-        fixed = [part for part in path.parts[: _first_magic(path.parts)]]
-        root = Path(*fixed)
-        if root == path and path.exists():
-            version_now(str(path))  # a pipe or a device: says so
-        if root == path:
+    try:
+        if path.is_file():
+            return [(str(path), path.name)]
+        root = path if path.is_dir() else Path(*path.parts[: first_magic(path.parts)])
+        if not root.is_dir():
+            if path.exists():
+                version_now(str(path))  # a pipe or a device: says so
             raise _nothing(pattern, "no such file or folder")
-        matches = root.glob(str(path.relative_to(root)))
-    files = [
-        (str(file), file.relative_to(root).as_posix())
-        for file in matches
-        if file.is_file()
-        and not any(p.startswith(("_", ".")) for p in file.relative_to(root).parts)
-    ]
-    if not files:
+    except PermissionError:
+        raise _unreadable(str(path)) from None
+    refused: list[OSError] = []
+    names = list(expand_files(root, path.relative_to(root).parts or ANY_PARQUET, refused.append))
+    closed.update({error.filename: _closed(error) for error in refused})
+    if not names and not refused:
         raise _nothing(pattern, "matches no file")
-    return files
+    return [(f"{root / name}", name) for name in names]
 
 
-def _first_magic(parts: tuple[str, ...] | list[str]) -> int:
-    return next((i for i, part in enumerate(parts) if MAGIC.search(part)), len(parts))
+def _unreadable(where: str) -> InputError:
+    do = "give this user the right to read it"
+    return InputError("NOT_READABLE", where, "permission denied", do)
+
+
+def _closed(error: OSError) -> InputError:
+    """A folder that cannot be listed."""
+    if isinstance(error, PermissionError):
+        return _unreadable(error.filename)
+    return InputError("NOT_READABLE", error.filename, f"cannot be listed ({error.strerror})")
 
 
 def _nothing(pattern: str, what: str) -> InputError:
@@ -179,9 +192,7 @@ def _read_or_error(uri: str, name: str) -> Found | EmbedmillError:
     except InputError as error:
         return error
     except PermissionError:
-        return InputError(
-            "NOT_READABLE", uri, "permission denied", "give this user the right to read it"
-        )
+        return _unreadable(uri)
     except FileNotFoundError:
         return InputError("INPUT_GONE", uri, "was listed but is gone", "run again")
     except UnicodeEncodeError:

@@ -32,6 +32,7 @@ from schemas.plan import Shard, Slice, Unit
 
 FORMAT = 1
 AT_ONCE = 10_000  # rows of a table in the making
+NAMED = 100  # shards that are left out, in a manifest
 KEYS_FORMAT = 1  # raise by hand when the same rows have other keys in a sink
 
 
@@ -169,7 +170,7 @@ class Manifest:
     rows_cut: int
     tokens: int
     rejects: dict[str, int]
-    quarantined: list[str]  # unreadable shards, the first 100
+    quarantined: list[str]  # unreadable shards, the first NAMED
     num_quarantined: int
 
     def to_bytes(self) -> bytes:

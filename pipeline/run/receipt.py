@@ -70,7 +70,8 @@ class Tally:
     reused: int = 0  # rows whose vector the last snapshot had
     deduplicated: int = 0
     tokens: int = 0
-    rejects: Counter[str] = field(default_factory=Counter)
+    judged: int = 0  # rows that the fault budget was asked about, resumed ones too
+    rejects: Counter[str] = field(default_factory=Counter)  # of these
     clipped: Counter[str] = field(default_factory=Counter)  # values outside their range
     quantized: Counter[str] = field(default_factory=Counter)  # values of int8 columns
     prepare_seconds: float = 0.0
@@ -87,12 +88,15 @@ class Tally:
         self.rows += record.rows_in
         if receipt.adopted:
             self.adopted.append(record)
-            return
+        else:
+            self._add(receipt, record)
+        self.judge(record)
+
+    def _add(self, receipt: Receipt, record: PartRecord) -> None:
         self.encoded += receipt.rows_encoded
         self.reused += receipt.rows_reused
         self.deduplicated += record.rows_out - receipt.rows_encoded - receipt.rows_reused
         self.tokens += receipt.tokens
-        self.rejects.update(record.rejects)
         for name, (outside, values) in receipt.clipped.items():
             self.clipped[name] += outside
             self.quantized[name] += values
@@ -104,13 +108,22 @@ class Tally:
             self.engine = receipt.engine
         seconds = (self.prepare_seconds, self.encode_seconds, self.write_seconds)
         self.timeline.add((time.time(), self.rows, self.tokens, *seconds))
+
+    def judge(self, *records: PartRecord) -> None:
+        """FaultBudgetError if of the rows of these units and all before too many failed.
+
+        Whoever made them: or a second run would take what the first one refused.
+        """
+        for record in records:
+            self.judged += record.rows_in
+            self.rejects.update(record.rejects)
         faults = sum(self.rejects[status.name] for status in FAULTS)
         faults += self.rejects[Status.TEXT_TOO_LONG.name] if self.long_is_fault else 0
-        if self.rows >= BUDGET_FROM_ROWS and faults > self.fault_rate * self.rows:
+        if self.judged >= BUDGET_FROM_ROWS and faults > self.fault_rate * self.judged:
             raise FaultBudgetError(
                 "FAULT_RATE",
                 "",
-                f"{faults} of {self.rows} rows failed ({dict(self.rejects)})",
+                f"{faults} of {self.judged} rows failed ({dict(self.rejects)})",
                 "look at the rejects; parts stay, and a higher output.quality.fault_rate resumes",
             )
 

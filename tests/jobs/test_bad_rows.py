@@ -181,6 +181,8 @@ def test_too_many_faults_end_the_run_but_leave_its_parts(
     assert ("FAULT_RATE" in err) == (code == 5)
     assert len(bench.parts()) >= 3
     if code:
+        again = bench.run(**fields)
+        assert again[0] == 5 and "FAULT_RATE" in again[2], "what is done already counts, too"
         assert not (bench.folder / "out" / "_embed" / "manifest" / "000001.json").exists()
         fields["output__quality"] = {"fault_rate": 1.0}
         assert bench.run(**fields)[0] == 0, "a higher rate resumes"

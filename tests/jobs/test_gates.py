@@ -71,6 +71,16 @@ def test_each_gate_warns_or_fails(
     assert 1 == report.units_resumed
 
 
+def test_an_unchanged_snapshot_is_judged_by_the_gates_of_today(job: Job) -> None:
+    job([*GOOD, None], {})
+
+    again = job(GOOD, {"reject_rate": {"warn": 0.1}})
+
+    assert (0, ["reject_rate"]) == (again.units, [line.split()[0] for line in again.warnings])
+    with pytest.raises(QualityError, match="reject_rate"):
+        job(GOOD, {"reject_rate": 0.1})
+
+
 def test_a_refresh_is_judged_by_what_it_encodes(
     job: Job, tmp_path: Path, write_texts: Callable[..., Path]
 ) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from jobs.search import search
 from jobs.verify import verify, verify_text
+from pipeline import load
+from schemas.errors import ModelError
 
 from .conftest import Output, make_spec, run_by_hand
 from .damage import change_part, parts, set_value
@@ -88,3 +93,23 @@ def test_a_sample_of_pairs_with_a_prompt(
         result = verify(spec.output.path, sample=100)
         assert result["problems"] == []
         assert result["sample"]["n"] >= 30
+
+
+def test_a_model_by_a_relative_path_is_found_from_any_folder(
+    tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, write_texts
+) -> None:
+    """And one that is gone is no damage of the output."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_bert, model)
+    source = write_texts(tmp_path / "in.parquet", text=["lemon", "rain"])
+    spec = make_spec(source, Path("model"), tmp_path / "out", input={"id": None, "keep": []})
+    monkeypatch.chdir(tmp_path)
+    run_by_hand(spec)
+    monkeypatch.chdir("/")
+    load._open.cache_clear()
+    assert verify(spec.output.path, sample=2)["sample"]["n"] == 2
+    assert search(spec.output.path, "lemon", k=1)["hits"][0]["id"] == "in.parquet#0"
+    shutil.rmtree(model)
+    load._open.cache_clear()
+    with pytest.raises(ModelError, match=f"MODEL_MISSING: {model}"):
+        verify(spec.output.path, sample=2)

@@ -137,30 +137,19 @@ def test_a_named_id_column_lets_parts_stay_when_the_pattern_changes(job: Job):
     assert job.plan(input={"path": outer, "id": "doc"}).unchanged
 
 
-def test_an_interrupted_run_keeps_its_settings(job: Job):
-    """run.unit_rows changed in between: the same units, so that finished parts are found."""
-    job.shard("a.parquet", text=[f"apple {n}" for n in range(40)])
-    first = job.plan()
-    job.encode(first, units=2)
-    again = job.plan(run={"unit_rows": 7, "pack_tokens": 99})
-    assert first.units == again.units
-    assert first.plan == again.plan
-    assert freeze(job.store, again) == next(open_plans(job.store, 1))[0]
-
-
-def test_an_interrupted_run_of_another_encoding_is_not_inherited(job: Job):
-    job.shard("a.parquet", text=[f"apple {n}" for n in range(40)])
-    job.encode(job.plan(), units=1)
-    other = job.plan(model={"max_tokens": 16}, run={"unit_rows": 7})
-    assert other.plan.settings.unit_rows == 7
-
-
-def test_a_later_run_inherits_the_unit_cut_where_the_spec_leaves_it_open(filled: Job):
-    for n in range(2):
-        filled.shard(f"new-{n}.parquet", text=["sea"] * 15)
-    planned = filled.plan(run={"unit_rows": "auto"})
-    assert planned.plan.settings.unit_rows == 10
-    assert filled.plan(run={"unit_rows": 20}).plan.settings.unit_rows == 20
+@pytest.mark.parametrize(
+    ("policy", "texts"), [("on_null", ["sea", None]), ("on_empty", ["sea", " "])]
+)
+def test_rejects_of_the_last_snapshot_that_now_fail_are_read_again(job: Job, policy, texts):
+    job.shard("a.parquet", text=texts * 10)
+    good = job.shard("b.parquet", text=["wind"] * 10)
+    job.run()
+    assert job.plan().unchanged
+    planned = job.plan(input={policy: "fail"})
+    assert [unit.rows for unit in planned.units] == [10, 10]
+    assert planned.counts["rows_carried"] == 10, good
+    with pytest.raises(InputError, match="a.parquet, row 1, text"):
+        job.encode(planned)
 
 
 def test_a_frozen_plan_reads_back_as_it_was(filled: Job):
@@ -193,6 +182,19 @@ def test_shards_that_cannot_be_read_drop_out_under_quarantine(filled: Job):
     manifest = latest(filled.store).manifest
     assert manifest.rows_in == planned.counts["rows"] == 63
     assert (manifest.num_quarantined, len(manifest.quarantined)) == (1, 1)
+
+
+def test_a_shard_that_comes_and_cannot_be_read_makes_another_snapshot(filled: Job):
+    """Nothing is to be encoded; but the snapshot tells what is left out, and that has changed."""
+    bad = filled.folder / "in" / "new.parquet"
+    bad.write_bytes(b"broken")
+    quarantine = {"on_bad_file": "quarantine"}
+    assert filled.run(input=quarantine).units == []
+    assert latest(filled.store).manifest.quarantined == [str(bad)]
+    assert filled.plan(input=quarantine).unchanged
+    bad.unlink()
+    filled.run(input=quarantine)
+    assert latest(filled.store).manifest.quarantined == []
 
 
 def test_a_plan_that_is_overtaken_stands_on_the_new_snapshot(filled: Job, monkeypatch):

@@ -73,6 +73,27 @@ def test_b_is_empty_where_it_is_null_and_none_where_there_is_no_pair(job: Job):
     assert job.read().b is None
 
 
+def test_a_template_of_b_is_no_text_where_all_its_columns_are_null(job: Job):
+    job.shard("a.parquet", text=["x", "y", "z"], other=["b", None, ""], more=["c", None, None])
+    batch = job.read(input={"pair": "answer: {other}{more}"})
+    assert batch.b == ["answer: bc", "", "answer: "]
+
+
+def test_bad_utf8_inside_a_kept_column_is_the_rows_own(job: Job):
+    texts = raw_strings([b"one", BAD, b"three"])
+    job.shard(
+        "a.parquet",
+        text=["x", "y", "z"],
+        tags=pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), texts),
+        about=pa.StructArray.from_arrays([pa.array([1, 2, 3]), texts], names=["n", "name"]),
+    )
+    for name, good in (("tags", ["three"]), ("about", {"n": 3, "name": "three"})):
+        batch = job.read(input={"keep": [name]})
+        assert codes(batch) == ["OK", "BAD_UTF8", "OK"]
+        batch.rows.validate(full=True)
+        assert batch.rows.column(name)[2].as_py() == good
+
+
 @pytest.mark.parametrize(
     "kind",
     [

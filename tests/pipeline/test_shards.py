@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -168,11 +170,60 @@ def test_a_pipe_is_skipped_in_a_folder_and_refused_by_name_and_never_waited_for(
     assert refused(job, str(pipe)).code == "NOT_A_FILE"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+# Root may read everything, unless it is without these.
+BOUND = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+LIST = """
+import sys
+from pipeline.shards import list_shards
+from schemas.errors import InputError
+from schemas.spec import Input
+try:
+    found = list_shards(Input(path=sys.argv[1], text="text", on_bad_file=sys.argv[2]), "/out")
+    print(len(found.found), *found.left_out)
+except InputError as error:
+    print(error.code, error.where)
+"""
+
+
+def bound(path: Path, on_bad_file: str = "fail") -> list[str]:
+    """What a process that permissions bind lists: how many shards, and what it leaves out."""
+    line = [*BOUND, sys.executable, "-c", LIST, str(path), on_bad_file]
+    return subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()
+
+
 def test_a_shard_without_the_right_to_read_it_is_refused(job: Job, good):
     path = job.folder / "in" / "good.parquet"
+    assert bound(path.parent) == ["1"]
     path.chmod(0)
-    assert refused(job).code == "NOT_READABLE"
+    assert bound(path.parent) == ["NOT_READABLE", str(path)]
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400], ids=["not listed", "not entered"])
+def test_a_folder_without_the_right_to_read_it_is_not_taken_for_an_empty_one(
+    job: Job, good, mode: int
+):
+    """Its rows would leave the snapshot in silence."""
+    inner = job.shard("sub/deeper/a.parquet", text=["x"]).parent
+    outer = job.folder / "in"
+    there = str(inner if mode == 0 else inner / "a.parquet")
+    inner.chmod(mode)
+    try:
+        for path in (outer, outer / "s*" / "*" / "*.parquet", outer / "**" / "a.parquet"):
+            assert bound(path) == ["NOT_READABLE", there], path
+        assert bound(outer, "quarantine") == ["1", there]
+        assert bound(outer / "*.parquet") == ["1"], "nothing is looked for there"
+    finally:
+        inner.chmod(0o700)
+
+
+def test_a_glob_follows_a_link_to_a_folder_but_not_under_two_stars(job: Job, good):
+    folder = job.folder / "in"
+    (folder / "a").mkdir()
+    (folder / "a" / "circle").symlink_to(folder)
+    (folder / "link").symlink_to(folder / "a" / "circle")
+    assert names(listed(job)) == ["good.parquet"]
+    assert names(listed(job, str(folder / "*" / "*.parquet"))) == ["link/good.parquet"]
+    assert names(listed(job, str(folder / "**" / "*.parquet"))) == ["good.parquet"]
 
 
 def test_links_are_followed_and_a_broken_one_or_a_circle_is_no_file(job: Job, good):

@@ -242,7 +242,7 @@ def furnished() -> Iterator[None]:
         pipeline.shards: {
             "ThreadPoolExecutor": OneByOne,
             "pq": SimpleNamespace(ParquetFile=OneThread),
-            "_expand": lambda pattern: worlds[-1].inputs.expand(pattern),
+            "_expand": lambda pattern, _: worlds[-1].inputs.expand(pattern),
             "version_now": lambda uri: worlds[-1].inputs.version_now(uri),
             "open_shard": lambda uri: worlds[-1].inputs.open_shard(uri),
         },
