@@ -135,10 +135,12 @@ def _decoder(plan: Plan, column: VectorColumn) -> Callable[[pa.Array], np.ndarra
 
 
 def _prompt(plan: Plan, prompt: str | None) -> str:
-    named = open_model(plan.model["name"], plan.model["revision"]).prompts
-    if prompt is None:
-        return named.get(QUERY_PROMPT, plan.model["prompt"])
-    return named.get(prompt, prompt)
+    model = open_model(plan.model["name"], plan.model["revision"])
+    if prompt is not None:
+        return model.prompt(prompt)
+    # A folder whose prompts are all empty only names them.
+    has_own = QUERY_PROMPT in model.prompts and any(model.prompts.values())
+    return model.prompts[QUERY_PROMPT] if has_own else plan.model["prompt"]
 
 
 def _nearest(

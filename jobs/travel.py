@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,4 +27,4 @@ def travelling(spec: Spec) -> Spec:
 
 def whole(path: str) -> str:
     """An absolute path; a URL as it is."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+    return path if "://" in path else str(Path(os.path.expanduser(path)).absolute())

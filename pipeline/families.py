@@ -93,6 +93,7 @@ OFFSETS = {name for name, family in FAMILIES.items() if family.offset} | {
     "xlm-roberta-xl",
     "xmod",
 }
+BY_LONGEST = ("longrope", "dynamic")  # rotary positions with other factors beyond some length
 # the usual field of config.json -> what some architectures call it
 FIELDS = {
     "hidden_size": ("dim", "d_model", "n_embd"),
@@ -118,6 +119,13 @@ def first_position(config: Mapping[str, Any]) -> int:
     """The row of the position table that the first token gets: 0, or the one behind padding's."""
     padding = config.get("pad_token_id")
     return (1 if padding is None else padding) + 1 if config.get("model_type") in OFFSETS else 0
+
+
+def by_longest(config: Mapping[str, Any]) -> bool:
+    """Whether the longest sequence of a batch decides about the positions of all of it."""
+    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kinds = [found, *(inner for inner in found.values() if isinstance(inner, dict))]
+    return any(kind.get("rope_type", kind.get("type")) in BY_LONGEST for kind in kinds)
 
 
 def why_not_ours(config: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import models, normalizers
 
-from pipeline.modules import read_sentence_config
+from pipeline.modules import read_object, read_sentence_config
 from schemas.errors import ModelError
 
 
@@ -37,10 +37,22 @@ def load_tokenizer_file(folder: Path) -> tokenizers.Tokenizer:
             raise ModelError("TOKENIZER_INVALID", str(path), f"cannot be read: {error}") from None
         if read_sentence_config(folder).get("do_lower_case"):
             lower(tokenizer)
+        _refuse_more_tokens(folder / "tokenizer_config.json", tokenizer)
         return tokenizer
     raise ModelError(
         "TOKENIZER_MISSING", str(path), "no such file", "save the model with a fast tokenizer"
     )
+
+
+def _refuse_more_tokens(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    """ModelError for words that transformers would find in texts, and tokenizer.json does not."""
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    listed = read_object(path, {}).get("added_tokens_decoder")
+    for one in listed.values() if isinstance(listed, dict) else ():
+        if isinstance(one, dict) and not one.get("special") and one.get("content") not in known:
+            what = f"adds the token {one.get('content')!r}, which tokenizer.json lacks"
+            do = "save the tokenizer again, as a fast one"
+            raise ModelError("TOKENIZER_UNSUPPORTED", str(path), what, do)
 
 
 def lower(tokenizer: tokenizers.Tokenizer) -> None:

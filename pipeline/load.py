@@ -103,8 +103,18 @@ def available_memory() -> float:
 
 
 def check_room(tokenizer: Tokenizer, prompt: str, pair: bool, stride: int) -> None:
-    """SpecError if a sequence has no room for text beside the prompt, or a window for new text."""
+    """SpecError if a sequence has no room for text beside the prompt, or a window for new text.
+
+    And for a prompt that spells a special token, which would be read as text.
+    """
+    if word := tokenizer.special_in(prompt):
+        what = f"the prompt spells the special token {word}, which is read as text there"
+        do = "reword it, or set model.special_tokens_in_text: parse"
+        raise SpecError("PROMPT_SPECIAL", "", f"input.prompt: {what}; {do}")
     room = tokenizer.form.room(tokenizer.max_tokens, pair)
+    if room < 1:
+        what = f"{tokenizer.max_tokens} leaves no room for text between the special tokens"
+        raise SpecError("MAX_TOKENS", "", f"model.max_tokens: {what}; raise it")
     tokens = tokenizer.count(prompt) if prompt else 0
     if tokens >= room:
         what = f"the prompt is {tokens} tokens long, and max_tokens {tokenizer.max_tokens} leaves"

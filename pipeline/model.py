@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.families import count_types, first_position, usual
+from pipeline.families import FAMILIES, count_types, first_position, usual
 from pipeline.fetch import fetch_folder
 from pipeline.modules import (
-    read_json,
+    NO_PROMPT,
     read_modules,
+    read_object,
     read_prompts,
     read_sentence_config,
     weight_files,
@@ -28,6 +30,18 @@ from pipeline.store.client import SCHEMES
 from schemas.errors import ModelError
 
 DENSE_MARK = ">dense"  # behind a pooling: the model's dense layers follow it
+ENDLESS = 1 << 30  # what tokenizers without a limit say is far above
+OPTIONAL = {  # of config.json
+    "model_type": str,
+    "intermediate_size": int,
+    "num_attention_heads": int,
+    "max_position_embeddings": int,
+    "type_vocab_size": int,
+    "pad_token_id": int,
+    "num_labels": int,
+    "id2label": dict,
+}
+WORDS = {str: "a text", int: "an integer", dict: "an object"}
 LFS = b"version https://git-lfs"
 # Files that decide ids or vectors. A README in the folder must not change the fingerprint.
 NAMES = (
@@ -67,6 +81,10 @@ class ModelFolder:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str = ""
 
+    def prompt(self, name: str) -> str:
+        """The text of a prompt by its name; what is no name is a text itself."""
+        return self.prompts.get(name, "" if name in NO_PROMPT else name)
+
     @property
     def flops_per_token(self) -> float:
         """Matrix work of one token of a short sequence, for estimates."""
@@ -82,10 +100,11 @@ def open_model(name: str, revision: str | None = None) -> ModelFolder:
     home = modules.home
     config = _config(home / "config.json")
     parameters = sum(count_parameters(folder) for folder in (home, *modules.dense))
-    known = int(config.get("max_position_embeddings") or 512) - first_position(config)
-    own = read_sentence_config(home).get("max_seq_length")
-    own = own or read_json(home / "tokenizer_config.json", {}).get("model_max_length")
-    positions = known if known > 0 else int(own or 512)
+    own = own_length(home)
+    # Ours have 512 positions where config.json is silent; others may have no table of them.
+    table = config.get("max_position_embeddings") or 512 * (config.get("model_type") in FAMILIES)
+    known = table - first_position(config)
+    positions = known if known > 0 else own or 512
     prompts, default_prompt = read_prompts(root)
     here = commit is None and (name.startswith("file://") or "://" not in name)
     return ModelFolder(
@@ -96,7 +115,7 @@ def open_model(name: str, revision: str | None = None) -> ModelFolder:
         digest=_digest(root, [p for at in (home, *modules.dense) for p in weight_files(at)]),
         config=config,
         parameters=parameters,
-        max_tokens=min(int(own or positions), positions),
+        max_tokens=min(own or positions, positions),
         positions=positions,
         types=count_types(config),
         dim=config["hidden_size"],
@@ -109,6 +128,24 @@ def open_model(name: str, revision: str | None = None) -> ModelFolder:
     )
 
 
+def own_length(home: Path) -> int | None:
+    """Tokens of a sequence as the folder says; None if it says nothing, or a number without end."""
+    path = home / "tokenizer_config.json"
+    config, said = read_object(path, {}), read_sentence_config(home).get("max_seq_length")
+    if config.get("truncation_side", "right") != "right":
+        what = f"cuts texts on the {config['truncation_side']}"
+        do = "only their ends can be cut: set truncation_side to right"
+        raise ModelError("MODEL_UNSUPPORTED", str(path), what, do)
+    both = {"max_seq_length": said, "model_max_length": config.get("model_max_length")}
+    for name, value in both.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and value >= 1):
+            what = f"its {name} is {value!r}, and no number of tokens"
+            raise ModelError("CONFIG_INVALID", str(home), what)
+    own = next((value for value in both.values() if value is not None), None)
+    return None if own is None or own > ENDLESS else int(own)
+
+
 def warn_unpinned(model: ModelFolder, revision: str | None) -> None:
     """One line where another day may bring another model under the same name."""
     if model.revision and not revision:
@@ -118,13 +155,14 @@ def warn_unpinned(model: ModelFolder, revision: str | None) -> None:
 
 def _config(path: Path) -> dict[str, Any]:
     """config.json with sizes by their usual names; ModelError if it is of no model of ours."""
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise ModelError("CONFIG_INVALID", str(path), "is no JSON object")
-    config = usual(config)
+    config = usual(read_object(path))
     for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
         if type(config.get(key)) is not int or config[key] < 1:
             raise ModelError("CONFIG_INVALID", str(path), f"has no integer {key}")
+    for key, kind in OPTIONAL.items():
+        if config.get(key) is not None and type(config[key]) is not kind:
+            what = f"its {key} is {config[key]!r}, not {WORDS[kind]}"
+            raise ModelError("CONFIG_INVALID", str(path), what)
     if str(config.get("position_embedding_type")).startswith("relative"):
         what = (
             f"position_embedding_type {config['position_embedding_type']}, ignored by transformers"
@@ -140,7 +178,7 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str | None]:
         return _package_folder(name), None
     if name.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
         return fetch_folder(name, FILES), None
-    folder = Path(name.removeprefix("file://")).expanduser()
+    folder = Path(os.path.expanduser(name.removeprefix("file://")))  # which never raises
     if folder.is_dir():
         return folder.absolute(), None
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or "://" in name:

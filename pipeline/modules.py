@@ -32,6 +32,9 @@ POOLING_FLAGS = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens"}
 # classifiers and SPLADE: what is applied to logits, in its folders and in ours
 ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "identity"}
 SPLADE = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
+NO_PROMPT = ("query", "document")  # names that are prompts without a text where a folder has none
+# What must not say in a second place how long a sequence may be, or where it is cut.
+CUTS = {"max_length", "model_max_length", "truncation", "truncation_side"}
 TRANSFORMERS = ("Transformer", "MLMTransformer")
 AFTER = ("Pooling", "SpladePooling", "Dense", "Normalize")  # in this order
 OURS = "sentence_transformers."  # a class of any other package is code that a folder brings
@@ -84,17 +87,35 @@ def read_modules(folder: Path) -> Modules:
 
 
 def read_prompts(folder: Path) -> tuple[dict[str, str], str]:
-    """The prompts by name, and the text of the default one."""
-    config = read_json(folder / "config_sentence_transformers.json", {})
-    named = {key: text for key, text in (config.get("prompts") or {}).items() if text}
-    return named, named.get(config.get("default_prompt_name") or "", "")
+    """The prompts by name, and the text of the default one. An empty one is a prompt, too."""
+    path = folder / "config_sentence_transformers.json"
+    config = read_object(path, {})
+    named, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    if not isinstance(named, dict) or not all(isinstance(t, str | None) for t in named.values()):
+        raise ModelError("CONFIG_INVALID", str(path), "its prompts are no object of texts")
+    named = {name: text or "" for name, text in named.items()}
+    if default is not None and default not in [*named, *NO_PROMPT]:
+        what = f"its default_prompt_name {default!r} is none of its prompts"
+        raise ModelError("CONFIG_INVALID", str(path), what)
+    return named, named.get(default, "")
 
 
 def read_sentence_config(home: Path) -> dict[str, Any]:
     """What sentence-transformers keeps of a transformer; old folders name it by architecture."""
     for path in sorted(home.glob("sentence_*_config.json")):
-        return read_json(path)
+        config = read_object(path)
+        for name in ("processing_kwargs", "processor_kwargs", "tokenizer_args", "model_kwargs"):
+            if found := sorted(_keys(config.get(name)) & CUTS):
+                what = f"sets {', '.join(found)} in {name}, which is not supported there"
+                raise ModelError("MODEL_UNSUPPORTED", str(path), what, "set max_seq_length")
+        return config
     return {}
+
+
+def _keys(value: Any) -> set[str]:
+    """The keys of an object and of all objects in it."""
+    inner = value if isinstance(value, dict) else {}
+    return set(inner).union(*map(_keys, inner.values()))
 
 
 def _folder_of(module: dict[str, Any], path: Path) -> Path:
@@ -131,21 +152,24 @@ def weight_files(home: Path) -> list[Path]:
 
 def _pooling(folder: Path) -> str | None:
     """The poolings of a sentence-transformers folder, joined by "+"; None: one we do not have."""
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     modes = config.get("pooling_mode")
     if config.get("include_prompt") is False:
         return None  # we pool over the prompt's tokens as well
     if modes is None:
         flags = {mode: f"pooling_mode_{POOLING_FLAGS.get(mode, mode)}" for mode in POOLINGS}
         modes = [mode for mode, flag in flags.items() if config.get(flag)] or ["mean"]
-    modes = [modes] if isinstance(modes, str) else modes
+    modes = modes if isinstance(modes, list) else [modes]
+    if not all(isinstance(mode, str) for mode in modes):
+        where = str(folder / "config.json")
+        raise ModelError("CONFIG_INVALID", where, "its pooling_mode is no text")
     return "+".join(POOLINGS[mode] for mode in modes) if set(modes) <= POOLINGS.keys() else None
 
 
 def _dense(folder: Path) -> int:
     """What a dense layer gives; ModelError for one that we cannot apply."""
     path = folder / "config.json"
-    config = read_json(path)
+    config = read_object(path)
     act = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
     inputs = {config.get(f"module_{way}_name") for way in ("input", "output")}
     if act not in DENSE or not inputs <= {None, "sentence_embedding"}:
@@ -158,8 +182,9 @@ def _dense(folder: Path) -> int:
 def activation_of(model: ModelFolder, source: str) -> str:
     """What a head's logits go through, as sentence-transformers does it; ModelError if unknown."""
     if source == "scores":
-        own = model.config.get("sentence_transformers") or {}
-        st_config = read_json(model.root / "config_sentence_transformers.json", {})
+        own = model.config.get("sentence_transformers")
+        own = own if isinstance(own, dict) else {}
+        st_config = read_object(model.root / "config_sentence_transformers.json", {})
         named = (
             own.get("activation_fn")
             or model.config.get("sbert_ce_default_activation_function")
@@ -170,7 +195,7 @@ def activation_of(model: ModelFolder, source: str) -> str:
     else:
         pooling = {}
         for path in model.root.glob("*_SpladePooling/config.json"):
-            pooling = read_json(path)
+            pooling = read_object(path)
         known, found = SPLADE, pooling.get("activation_function", "relu")
         if pooling.get("pooling_strategy", "max") != "max":
             found = f"{pooling['pooling_strategy']} over tokens"
@@ -183,6 +208,14 @@ def count_labels(model: ModelFolder) -> int:
     """What a sequence-classification head gives, as transformers counts it."""
     labels = model.config.get("id2label")
     return int(model.config.get("num_labels", 2)) if labels is None else len(labels)
+
+
+def read_object(path: Path, missing: Any = None) -> dict[str, Any]:
+    """The object in a JSON file; `missing` if there is none, or else a ModelError."""
+    value = read_json(path, missing)
+    if not isinstance(value, dict):
+        raise ModelError("CONFIG_INVALID", str(path), "is no JSON object")
+    return value
 
 
 def read_json(path: Path, missing: Any = None) -> Any:

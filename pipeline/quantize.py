@@ -49,6 +49,7 @@ def _on_device(range_2D: bytes, dim: int, device: torch.device) -> tuple[torch.T
     """Least and greatest value and the step of each dimension; copied once, since it waits."""
     range_2D = np.frombuffer(range_2D, np.float32).reshape(2, dim)
     low_D, step_D = steps(range_2D)
+    step_D = np.where(step_D == 0, np.float32(1), step_D)  # of a constant dimension: any will do
     return tuple(torch.tensor(array, device=device) for array in (low_D, range_2D[1], step_D))
 
 

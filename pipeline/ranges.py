@@ -44,10 +44,9 @@ def ranges_of(plan: Plan) -> dict[str, np.ndarray]:
 
 
 def steps(range_2D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each dimension begins and how wide a step is, fp32; a constant dimension has step 1."""
+    """Where each dimension begins and how wide a step is, fp32: 0 of a constant dimension."""
     low_D = range_2D[0].astype(np.float32)
-    step_D = (range_2D[1].astype(np.float32) - low_D) / np.float32(255)
-    return low_D, np.where(step_D == 0, np.float32(1), step_D)
+    return low_D, (range_2D[1].astype(np.float32) - low_D) / np.float32(255)
 
 
 def dequantize(codes_RD: np.ndarray, range_2D: np.ndarray) -> np.ndarray:

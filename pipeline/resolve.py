@@ -96,7 +96,7 @@ def resolve_model(spec: Spec, model: ModelFolder) -> dict[str, Any]:
         "max_tokens": max_tokens,
         "vocabulary": model.config["vocab_size"],
         "types": model.types,
-        "prompt": model.default_prompt if prompt is None else model.prompts.get(prompt, prompt),
+        "prompt": model.default_prompt if prompt is None else model.prompt(prompt),
     }
 
 

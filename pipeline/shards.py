@@ -121,7 +121,7 @@ def _expand(pattern: str, closed: dict[str, InputError]) -> list[tuple[str, str]
         if files := expand_objects(pattern):
             return files
         raise _nothing(pattern, "matches no object")
-    path = Path(pattern.split("://", 1)[-1]).expanduser().absolute()
+    path = Path(os.path.expanduser(pattern.split("://", 1)[-1])).absolute()
     try:
         if path.is_file():
             return [(str(path), path.name)]

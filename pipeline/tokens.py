@@ -120,6 +120,13 @@ class Tokenizer:
         sequences.cut_S[[refused[window.text] for window in found]] = REFUSED
         return replace(sequences, windows=windows_of(found))
 
+    def special_in(self, text: str) -> str | None:
+        """A special token that the text spells and that is read as text."""
+        if not self._tokenizer.encode_special_tokens:
+            return None
+        known = self._tokenizer.get_added_tokens_decoder().values()
+        return next((one.content for one in known if one.special and one.content in text), None)
+
     def tokens(self, ids: np.ndarray) -> list[str]:
         """The vocabulary's words for ids."""
         return [self._tokenizer.id_to_token(int(i)) for i in ids]

@@ -173,6 +173,8 @@ def _text_problems(path: Path, node: Node) -> Iterator[Problem]:
         return
     if "\0" in text:
         yield Problem(node.where, field, "holds a NUL character")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        yield Problem(node.where, field, "holds half a surrogate pair, which is no character")
     allowed = SCHEMES.get(tuple(key for key in path if isinstance(key, str))[:2])
     if allowed and not missing:
         scheme = SCHEME.match(text)

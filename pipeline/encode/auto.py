@@ -23,7 +23,7 @@ from pipeline.encode.bert import ROUND_TOKENS
 from pipeline.encode.encoder import Hidden
 from pipeline.encode.ends import filled, indices
 from pipeline.encode.transfer import is_cuda, to_device
-from pipeline.families import first_position
+from pipeline.families import by_longest, first_position
 from schemas.errors import ModelError
 
 if TYPE_CHECKING:
@@ -230,9 +230,12 @@ def _packs_from(encoder: AutoEncoder) -> int | None:
     """The position id of a sequence's first token, if packs give what sequences alone give.
 
     None: the model has to be padded. One that even padding changes, as FNet, is then given
-    batches of equal lengths only.
+    batches of equal lengths only; and so is one that turns all of a batch by its longest sequence.
     """
     model, config = encoder.model, encoder.model.config
+    if by_longest(config.to_dict()):
+        encoder.waste = 1.0
+        return None
     pack, device, encoder.device = _test_pack(encoder), encoder.device, "cpu"
     own, encoder.waste = config._attn_implementation, 1.0
     want = encoder._padded(pack)

@@ -18,8 +18,9 @@ import torch
 
 from pipeline.encode.auto import read_model
 from pipeline.encode.dense import read_dense
+from pipeline.families import by_longest
 from pipeline.form import as_text, lower
-from pipeline.modules import read_sentence_config
+from pipeline.modules import read_object, read_sentence_config
 from schemas.errors import ModelError
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Reference:
         self.max_tokens, self.truncation = max_tokens, truncation
         self.split_specials = not parse_specials
         self.folder = folder
+        # What is compared with must not depend on what it is compared beside.
+        self.batch = 1 if by_longest(read_object(folder / "config.json")) else BATCH
         self.tokenizer = self._load("AutoTokenizer")
         self.models: dict[str, Any] = {}  # class -> model, loaded when a column asks for it
         if read_sentence_config(folder).get("do_lower_case"):
@@ -121,8 +124,9 @@ class Reference:
         }
         for paired in (False, True):
             rows = [s for s in range(len(a)) if bool(b is not None and b[s]) == paired]
-            for first in range(0, len(rows), BATCH):
-                for some in self._together(rows[first : first + BATCH], a, b if paired else None):
+            for first in range(0, len(rows), self.batch):
+                together = rows[first : first + self.batch]
+                for some in self._together(together, a, b if paired else None):
                     texts = [a[s] for s in some]
                     pairs = [b[s] for s in some] if b is not None and paired else None
                     for name, found in self._forward(texts, pairs, columns).items():

@@ -184,7 +184,9 @@ def test_no_config(bench: Bench):
     bench.refuses(8, "MODEL_MISSING", "config.json", "is this a model folder?")
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "org/name/more", "pkg://nothing"])
+@pytest.mark.parametrize(
+    "name", ["./nowhere", "/no/such/folder", "org/name/more", "pkg://nothing", "~nobody/model"]
+)
 def test_no_model(bench: Bench, name: str):
     bench.refuses(8, "MODEL_MISSING", name.rpartition("/")[2], model__name=name)
 
@@ -220,6 +222,65 @@ def test_relative_positions_that_nothing_here_computes(bench: Bench):
     save_model(bench.model, "ernie")
     change(bench.model / "config.json", position_embedding_type="relative_key")
     bench.refuses(8, "MODEL_UNSUPPORTED", "relative_key")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sentence_bert_config", []),
+        ("sentence_bert_config", {"max_seq_length": "long"}),
+        ("sentence_bert_config", {"max_seq_length": -1}),
+        ("config_sentence_transformers", [1]),
+        ("config_sentence_transformers", {"prompts": ["a"]}),
+        ("config_sentence_transformers", {"prompts": {"a": 5}}),
+        ("config_sentence_transformers", {"default_prompt_name": ["x"]}),
+        ("config_sentence_transformers", {"prompts": {"a": "b"}, "default_prompt_name": "c"}),
+        ("1_Pooling/config", [1]),
+        ("1_Pooling/config", {"pooling_mode": 5}),
+        ("1_Pooling/config", {"pooling_mode": [["mean"]]}),
+        ("tokenizer_config", [1]),
+        ("tokenizer_config", {"model_max_length": "many"}),
+        ("config", {"max_position_embeddings": [130]}),
+        ("config", {"type_vocab_size": "two"}),
+        ("config", {"intermediate_size": "80"}),
+        ("config", {"model_type": ["bert"]}),
+        ("config", {"id2label": 2}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else json.dumps(value),
+)
+def test_a_value_of_another_kind(bench: Bench, name: str, value: object):
+    path = bench.model / f"{name}.json"
+    if isinstance(value, dict) and path.exists():
+        value = json.loads(path.read_text()) | value
+    write_json(path, value)
+    bench.refuses(8, "CONFIG_INVALID", str(bench.model))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("tokenizer_config", {"truncation_side": "left"}, "on the left"),
+        ("sentence_bert_config", {"tokenizer_args": {"model_max_length": 20}}, "model_max_length"),
+        (
+            "sentence_bert_config",
+            {"processing_kwargs": {"text": {"max_length": 16}}},
+            "max_length in processing_kwargs",
+        ),
+        ("tokenizer_config", {"added_tokens_decoder": {"7": {"content": "apple"}}}, "'apple'"),
+    ],
+)
+def test_a_setting_that_would_be_lost_is_refused(bench: Bench, name: str, value: dict, word: str):
+    path = bench.model / f"{name}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, before | value)
+    bench.refuses(8, "UNSUPPORTED", f"{name}.json", word)
+
+
+def test_a_prompt_that_spells_a_special_token(bench: Bench):
+    """Who wrote it means the token, and it would be read as text."""
+    bench.refuses(2, "input.prompt", "[MASK]", "parse", input__prompt="[MASK] find: ")
+    parsed = {"input__prompt": "[MASK] find: ", "model__special_tokens_in_text": "parse"}
+    assert bench.run(**parsed)[0] == 0
 
 
 def test_an_encoder_with_a_decoder(bench: Bench):

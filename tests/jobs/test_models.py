@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from jobs.verify import verify
 from pipeline import load
 from pipeline.model import open_model
-from tests.tiny import save_model, save_sentence_folder, write_json
+from tests.conftest import write_tokenizer
+from tests.tiny import ARCHITECTURES, save_model, save_sentence_folder, write_json
 
 from .commandline import Bench
 
@@ -171,6 +172,48 @@ def test_prompts(bench: Bench):
     want = theirs(bench.model, prompt_name="query")
     assert np.abs(asked - want).max() < 1e-5 * max(1.0, np.abs(want).max())
     assert np.abs(default - want).max() > 1e-3
+
+
+@pytest.mark.parametrize("named", [{"query": "find : ", "document": ""}, {}])
+def test_an_empty_prompt_is_no_word(bench: Bench, named: dict[str, str]):
+    """As its authors save one; and its usual names, where a folder has no prompts at all."""
+    save_model(bench.model, "bert")
+    pooling(bench.model, "mean")
+    config = {"prompts": named, "default_prompt_name": None}
+    save_sentence_folder(bench.model, TRUNK, POOL, config_sentence_transformers=config)
+    got, want = ours(bench, input__prompt="document"), theirs(bench.model)
+    assert np.abs(got - want).max() < 1e-5 * max(1.0, np.abs(want).max())
+
+
+def test_positions_that_the_longest_of_a_batch_decides(bench: Bench, monkeypatch):
+    """Its pack-mates, and the reference's, would move every vector."""
+    factors = {"short_factor": [1.0] * 6, "long_factor": [4.0] * 6}
+    longrope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
+    sizes = {"original_max_position_embeddings": 64, "rope_parameters": longrope}
+    monkeypatch.setitem(ARCHITECTURES, "phi3", ARCHITECTURES["eurobert"] | sizes)
+    save_model(bench.model, "phi3")
+    pooling(bench.model, "mean")
+    save_sentence_folder(bench.model, TRUNK, POOL)
+    got, want = ours(bench), theirs(bench.model, batch_size=1)
+    assert np.abs(got - want).max() < 1e-5 * max(1.0, np.abs(want).max())
+    assert np.abs(got - theirs(bench.model)).max() > 1e-3, "beside the long text"
+    assert verify(str(bench.folder / "out"), sample=4)["problems"] == []
+
+
+def test_a_model_without_a_table_of_positions_has_the_length_that_it_says(bench: Bench):
+    from transformers import BloomConfig, BloomModel
+
+    sizes = {"hidden_size": 48, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        config = BloomConfig(vocab_size=len(write_tokenizer(bench.model)), pad_token_id=0, **sizes)
+        BloomModel(config).eval().save_pretrained(bench.model)
+    path = bench.model / "tokenizer_config.json"
+    write_json(path, json.loads(path.read_text()) | {"model_max_length": 600})
+    pooling(bench.model, "mean")
+    save_sentence_folder(bench.model, TRUNK, POOL)
+    assert open_model(str(bench.model)).positions == 600
+    same(bench)
 
 
 def test_a_plain_folder_needs_a_pooling(bench: Bench):

@@ -54,6 +54,7 @@ def test_int8_is_the_references_formula_with_given_ranges() -> None:
     assert np.array_equal(outside_S, ((vectors < low) | (vectors > high)).sum(axis=1))
     assert outside_S.sum() > 0
     back = dequantize(got.numpy(), range_2D)
+    assert (back[:, 3] == 0.25).all(), "a step of no width has no middle"
     inside = (vectors >= low) & (vectors < high) & (np.arange(24) != 3)
     assert (np.abs(back - vectors)[inside] <= np.broadcast_to(step, vectors.shape)[inside]).all()
 
