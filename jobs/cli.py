@@ -130,7 +130,7 @@ def schedule(spec: str, sets: tuple[str, ...], **when: Any) -> None:
 @cli.command()
 @OUT
 @click.option("--files", is_flag=True, help="Print the parts of the snapshot, one URI a line.")
-@click.option("--follow", is_flag=True, help="Print the events of a run until it ends.")
+@click.option("--follow", is_flag=True, help="Wait for a run, and print its events to the end.")
 @JSON
 def status(output: str, files: bool, follow: bool, as_json: bool) -> None:
     """Say what is committed and what is running, from storage alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +21,11 @@ def follow(output: str, sleep: Callable[[float], Any] = time.sleep) -> Iterator[
     """
     store = open_store(output)
     over = {run for run in _runs(store) if _ended(store, run)}
+    told = False
     while not (open_runs := sorted(_runs(store) - over)):
+        if not told:
+            print("embedmill: no run is going on; waiting for one", file=sys.stderr, flush=True)
+        told = True
         sleep(EVERY_SECONDS)
     run, number, silent = open_runs[-1], 0, 0.0
     while True:

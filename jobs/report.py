@@ -77,10 +77,12 @@ def write_html(output: str, file: str) -> None:
     except ModuleNotFoundError as error:
         what = f"report: --html needs {error.name}; run pip install 'embedmill[report]'"
         raise SpecError("EXTRA_MISSING", "", what) from None
-    target = Path(file)
+    target, page = Path(file), make_page(output)
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        scratch.write_text(make_page(output), encoding="utf-8")
+        scratch.write_text(page, encoding="utf-8")
         scratch.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, file) from None
     finally:
         scratch.unlink(missing_ok=True)

@@ -57,12 +57,16 @@ def as_hit(id_column: str, score: float, row: dict[str, Any]) -> dict[str, Any]:
 def _entry(store: Store, name: str) -> Index:
     """The sink of that name as it was last loaded."""
     known: set[str] = set()
+    why = "was loaded"
     for sink in reports(store):
-        if sink["name"] == name and "error" not in sink:
+        if "error" in sink:
+            why = "was loaded, its last load failed" if sink["name"] == name else why
+        elif sink["name"] == name:
             return Index.model_validate(sink["spec"])
-        known.add(sink["name"])
+        else:
+            known.add(sink["name"])
     there = ", ".join(sorted(known)) or "none; run embedmill index SPEC"
-    raise SpecError("SINK", "", f"search: no sink {name!r} was loaded; there are: {there}")
+    raise SpecError("SINK", "", f"search: no sink {name!r} {why}; there are: {there}")
 
 
 def _current(loaded: Loaded | None, entry: Index, plan: Plan) -> Loaded:

@@ -107,7 +107,12 @@ def _field(item: Found, name: str) -> pa.Field:
     near = [n for n in names if n.lower() == name.lower()] or difflib.get_close_matches(
         name, names, 1
     )
-    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, names[:12]))}"
+    more = f", … and {len(names) - 12} more" if len(names) > 12 else ""
+    hint = f"it has {', '.join(map(repr, names[:12]))}{more}"
+    if f"/{name}=" in item.shard.uri:
+        hint = "it is in the name of a folder alone, and only a file's columns are read"
+    elif near:
+        hint = f"did you mean {near[0]!r}?"
     raise InputError("COLUMN_MISSING", item.shard.uri, f"has no column {name!r}", hint)
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from schemas.errors import QualityError
 from schemas.manifest import PartRecord
-from schemas.spec import Gate, Quality
+from schemas.quality import Gate, Quality
 
 WORDS = {
     "unk_rate": "of the tokens are [UNK]: is this the vocabulary of these texts' language?",

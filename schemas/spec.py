@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from schemas.quality import Quality
 from schemas.section import Count, Name, Section
 from schemas.sinks import Index
 
@@ -21,7 +22,7 @@ Hardware = Literal["h200", "amx_core", "zen4_core"]  # what has been measured: j
 class Input(Section):
     """Which texts."""
 
-    path: Name | list[Name] = Field(
+    path: Name | Annotated[list[Name], Field(min_length=1)] = Field(
         description="Parquet: a file, folder, glob, or list of them; here, s3://, gs://, az://, hf://"
     )
     text: Name = Field(description='a string column, or a template over columns: "{title} {body}"')
@@ -124,38 +125,6 @@ class Column(Section):
         if self.dtype == "binary" and self.dim != "full" and self.dim % 8:
             raise ValueError(f"dtype: binary packs 8 values a byte; dim {self.dim} does not fit")
         return self
-
-
-class Gate(Section):
-    """The levels of one gate; null never warns or never fails."""
-
-    warn: Annotated[float, Field(ge=0)] | None = Field(None, description="says so and goes on")
-    fail: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="makes no manifest, exit 4"
-    )
-
-
-Level = Annotated[float, Field(ge=0)] | Gate
-
-
-class Quality(Section):
-    """What stops a run that goes wrong. A gate is {warn, fail}; a plain number is its fail."""
-
-    fault_rate: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.001,
-        description="share of rows that may fail (see errors.md), from 10,000 rows on",
-    )
-    unk_rate: Level = Field(
-        Gate(warn=0.2), description="share of [UNK] tokens; much of it: a wrong vocabulary"
-    )
-    cut_rate: Level = Field(Gate(warn=0.5), description="share of rows that lost text")
-    reject_rate: Level = Field(Gate(warn=0.1), description="share of rows without a vector")
-    collapse: Level = Field(
-        Gate(warn=0.01, fail=0.5), description="share of sequences with other ids and equal vectors"
-    )
-    norm_spread: Level = Field(
-        Gate(warn=1.0), description="deviation of the norms over their mean, before normalization"
-    )
 
 
 class Output(Section):

@@ -38,6 +38,10 @@ ADVICE = {
     "unknown escape character": 'an unknown \\ escape; use single quotes, or write "\\\\"',
 }
 
+# What it says, in two ways, of a line as `text: {title} {body}`; and such a line.
+GOES_ON = "but found '"
+BRACED = re.compile(r"(?:^|: +|- +)[\[{].*[\]}]")
+
 Path = tuple[str | int, ...]
 
 
@@ -124,6 +128,8 @@ def parse(text: str, where: Where, problems: list[Problem]) -> Node | None:
         mark = error.problem_mark or error.context_mark
         said = " ".join(part for part in (error.context, error.problem) if part)
         what = next((advice for sign, advice in ADVICE.items() if sign in said), said)
+        if mark and GOES_ON in said and BRACED.search(text.splitlines()[mark.line][: mark.column]):
+            what = "a value that begins with { or [ has to be quoted"
         line = where.line and (mark.line + 1 if mark else 1)
         raise Problem(replace(where, line=line), "", f"not YAML: {what}") from None
 

@@ -77,7 +77,9 @@ def _said(path: Path, items: list[Any], node: Node, found: bool) -> str:
     wanted, value = annotation_at(path), node.value
     said = f"wants {wants(wanted)}, got "
     if value is None or isinstance(value, dict | list):
-        return said + KINDS[type(value)]
+        said += "an empty list" if value == [] else KINDS[type(value)]
+        braces = isinstance(value, dict) and str in branches(wanted)
+        return said + ("; quote it if it is text: \"{…}\"" if braces else "")
     written = node.written if node.written is not None else repr(value)
     said += written if len(written) <= 60 else f"{written[:57]}..."
     types = set(branches(wanted))
@@ -161,15 +163,19 @@ def _words(kind: Any, limits: list[Any]) -> Iterator[str]:
         yield from ("true", "false")
     elif origin is list:
         empty = any(getattr(limit, "max_length", None) == 0 for limit in limits)
-        yield "an empty list" if empty else f"a list ({wants(get_args(kind)[0])})"
+        least = " of one or more" if any(hasattr(limit, "min_length") for limit in limits) else ""
+        yield "an empty list" if empty else f"a list{least} ({wants(get_args(kind)[0])})"
+    elif origin is dict:
+        key, value = get_args(kind)
+        yield f"a mapping of {', '.join(_choices(key))} to {wants(value)}"
     elif isinstance(kind, type) and issubclass(kind, Section):
         yield f"a mapping of {', '.join(kind.model_fields)}"
     else:
-        low, high = (
+        low, high, above = (
             next((getattr(limit, name) for limit in limits if hasattr(limit, name)), None)
-            for name in ("ge", "le")
+            for name in ("ge", "le", "gt")
         )
-        span = (
-            "" if low is None else f" from {low} up" if high is None else f" from {low} to {high}"
-        )
+        span = "" if above is None else f" above {above}"
+        if low is not None:
+            span = f" from {low} up" if high is None else f" from {low} to {high}"
         yield "null" if kind is NoneType else NAMES.get(kind, str(kind)) + span

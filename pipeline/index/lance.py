@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 os.environ.setdefault("LANCE_LOG", "error")  # read when it is imported
 
@@ -29,7 +28,7 @@ from pipeline.index.filters import Condition, expression
 from pipeline.index.keys import keys_in
 from pipeline.index.receipts import Receipts
 from pipeline.index.records import portions
-from pipeline.index.sink import KEY, KEY_BYTES, Fetched, Hit, Loaded, Shape
+from pipeline.index.sink import KEY, Fetched, Hit, Loaded, Shape
 from pipeline.index.values import bits_of, plain
 from schemas.errors import ConflictError, SpecError, StorageError
 
@@ -111,9 +110,9 @@ class LanceSink:
 
     def fetch(self, keys: np.ndarray) -> dict[bytes, Fetched]:
         names = [field.name for field in self.shape.carried]
-        found = {}
+        wanted, found = [KEY, *names, self._vector], {}
         with words.ours(self.path):
-            rows = self._open().to_table(filter=_any_key(keys), columns=[KEY, *names, self._vector])
+            rows = self._open().to_table(filter=_any_key(map(bytes, keys)), columns=wanted)
         vectors = rows.column(self._vector)
         for n, row in enumerate(rows.select([KEY, *names]).to_pylist()):
             vector = np.asarray(vectors[n].as_py())
@@ -244,9 +243,8 @@ class LanceSink:
             with words.ours(self.path):
                 keys = fragment.to_table(columns=[KEY]).column(KEY).to_pylist()
                 here = wanted.intersection(keys)
-                if here:  # hex digits alone: nothing that could end the list
-                    named = ",".join(f"X'{key.hex()}'" for key in here)
-                    left = fragment.delete(f"{KEY} IN ({named})")
+                if here:
+                    left = fragment.delete(_any_key(here))
                     yield left or fragment.metadata
 
     def _commit(self, operation: LanceOperation.BaseOperation) -> None:
@@ -273,5 +271,7 @@ class LanceSink:
         return -float(distance**0.5) if self.shape.metric == "l2" else 1 - distance
 
 
-def _any_key(keys: np.ndarray) -> pc.Expression:
-    return pc.field(KEY).isin(pa.array([key.tobytes() for key in keys], pa.binary(KEY_BYTES)))
+def _any_key(keys: Iterable[bytes]) -> str:
+    """In SQL, since Lance takes expressions of pyarrow only beside columns of some types."""
+    named = ",".join(f"X'{key.hex()}'" for key in keys)  # nothing that could end the list
+    return f"{KEY} IN ({named})"

@@ -41,7 +41,9 @@ def ours(path: str) -> Iterator[None]:
 def failure(path: str, error: Exception) -> Exception:
     text = str(error)
     if "Substrait" in text or "substrait" in text or "no kernel" in text:
-        return SpecError("WHERE", "", "search: lance cannot filter by a column of that type")
+        kind = re.search(r"(?:Type from|Substrait type:) (\w+)", text)
+        what = f"lance cannot filter a dataset that has a column of type {kind[1] if kind else '?'}"
+        return SpecError("WHERE", "", f"search: {what}; search the parts, or do not keep it")
     what = re.sub(
         r", /\S+:\d+:\d+$", "", text.strip().splitlines()[0] if text.strip() else "failed"
     )

@@ -6,6 +6,7 @@ Each sink's library is an extra of its own and is imported when the sink is open
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
 from pipeline.index.records import record_schema
@@ -74,7 +75,7 @@ def absolute(entry: Index) -> Index:
     """The same sink as seen from any folder."""
     if entry.path is None or "://" in entry.path:
         return entry
-    return entry.model_copy(update={"path": str(Path(entry.path).absolute())})
+    return entry.model_copy(update={"path": str(Path(os.path.expanduser(entry.path)).absolute())})
 
 
 def _column(entry: Index, plan: Plan) -> VectorColumn:

@@ -19,6 +19,7 @@ from schemas.errors import SpecError
 M, EF_CONSTRUCTION, EF_SEARCH = 16, 100, 128  # docs/indexes.md says why
 BATCH_ROWS, BATCH_BYTES = 4096, 16 << 20
 SIMPLE = re.compile(r"[A-Za-z0-9_-]+")
+EXACT_INTEGERS = 1 << 53  # beyond these a double skips some
 RANGES = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 
 
@@ -78,6 +79,7 @@ def hit(point: Any, shape: Shape, names: Sequence[str]) -> Hit:
 def tests(where: Sequence[Condition]) -> Iterator[tuple[bool, str, str, Any]]:
     """(must hold, path, kind, value): kind is match, range, times or empty."""
     for one in where:
+        _refuse_inexact(one)
         key, value = _path(one.column), one.value
         if one.op in ("=", "!="):
             if one.op == "!=":
@@ -96,6 +98,18 @@ def tests(where: Sequence[Condition]) -> Iterator[tuple[bool, str, str, Any]]:
             yield True, key, "times", {RANGES[one.op]: value.isoformat()}
         else:
             yield True, key, "range", {RANGES[one.op]: value}
+
+
+def _refuse_inexact(one: Condition) -> None:
+    """SpecError for what Qdrant would compare rounded: wide integers as doubles, times to 1 us."""
+    is_wide = isinstance(one.value, int) and abs(one.value) >= EXACT_INTEGERS
+    if is_wide and (one.op not in ("=", "!=") or not -(1 << 63) <= one.value < 1 << 63):
+        what = f"{one.op} with whole numbers from 2^53 on, as {one.value}, "
+    elif pa.types.is_timestamp(one.field.type) and one.field.type.unit == "ns":
+        what = f"times in nanoseconds, as {one.column!r} has, "
+    else:
+        return
+    raise SpecError("WHERE", "", f"search: qdrant cannot compare {what}exactly; search the parts")
 
 
 def _path(name: str) -> str:

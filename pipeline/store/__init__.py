@@ -7,6 +7,7 @@ one immutable object is the commit, of a part as of a manifest. `local.py` does 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,9 +28,9 @@ def open_store(uri: str) -> Store:
     """The store of an output folder; StorageError for a scheme that it cannot write to."""
     scheme, separator, rest = uri.partition("://")
     if not separator:
-        return LocalStore(Path(uri).absolute())
+        return LocalStore(Path(os.path.expanduser(uri)).absolute())
     if scheme == "file":
-        return LocalStore(Path(rest).absolute())
+        return LocalStore(Path(os.path.expanduser(rest)).absolute())
     if scheme not in SCHEMES:
         what = f"{scheme}:// is no store of ours"
         raise StorageError("STORE_UNSUPPORTED", uri, what, f"use a path or {', '.join(SCHEMES)}")

@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined  # noqa: E402
 from jobs.cli import cli  # noqa: E402
 from schemas import errors  # noqa: E402
 from schemas.columns import FAULTS, REASONS, Status  # noqa: E402
+from schemas.quality import Gate  # noqa: E402
 from schemas.spec import Section, Spec  # noqa: E402
 from schemas.words import branches, wants  # noqa: E402
 
@@ -31,30 +32,35 @@ def spec_page() -> str:
     head = (
         f"# The spec\n\n{NOTE}\n\n{_first(Spec)} `input`, `model` and `output` say what is made; "
         "`run` says how, and a change there resumes instead of starting over. `${VAR}` and "
-        "`${VAR:-default}` come from the environment; `$${` is a plain `${`. A secret is refused.\n"
+        "`${VAR:-default}` come from the environment; `$${` is a plain `${`. A secret is refused. "
+        "A relative path is seen from the folder that the command is given in.\n"
     )
     return head + "".join(_section(Spec, ""))
 
 
-def _section(section: type[Section], path: str) -> Iterator[str]:
-    """The table of one section, then those of the sections inside."""
-    inner: list[tuple[type[Section], str]] = []
+def _section(section: type[Section], path: str, own: Section | None = None) -> Iterator[str]:
+    """The table of one section, then those of the sections inside; `own`: its value by default."""
+    inner: list[tuple[type[Section], str, Section | None]] = []
     rows: list[str] = []
     for name, field in section.model_fields.items():
         full = f"{path}.{name}" if path else name
         kind = Annotated[field.annotation, *field.metadata, None]
         sections = [s for s in _inside(field.annotation) if issubclass(s, Section)]
-        inner += [(s, full if s in branches(kind) else f"{full}.N") for s in sections]
+        for s in sections:
+            where = full if s in branches(kind) else f"{full}.N"
+            inner.append((s, where, field.default if isinstance(field.default, s) else None))
         if path or not sections:
-            cells = (f"`{full}`", wants(kind), _default(field), field.description or "")
+            value = getattr(own, name) if own else field.default
+            cells = (f"`{full}`", wants(kind), _default(value), field.description or "")
             rows.append(_row(cells))
     title = path or "the rest"
-    table = f"\n## {title}\n\n" + _row(["field", "wants", "default", ""]) + _row(["---"] * 4)
+    table = f"\n## {title}\n\n{_first(section)}\n\n"
+    table += _row(["field", "wants", "default", ""]) + _row(["---"] * 4)
     if path:
         yield from (table, *rows)
-    for one, where in inner:
-        yield from _section(one, where)
-    if not path:
+    for one, where, value in inner:
+        yield from _section(one, where, value)
+    if rows and not path:
         yield from (table, *rows)
 
 
@@ -73,10 +79,11 @@ def _inside(kind: Any) -> Iterator[type]:
                 yield from (b for b in branches(item) if isinstance(b, type))
 
 
-def _default(field: Any) -> str:
-    value = field.default
+def _default(value: Any) -> str:
     if value is PydanticUndefined:
         return "required"
+    if isinstance(value, Gate):
+        value = value.model_dump(exclude_none=True)
     if isinstance(value, Section) or (isinstance(value, list) and value):
         return "see below"
     return (

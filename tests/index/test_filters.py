@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from jobs.run import run
 from jobs.search import search
 from pipeline.index.filters import conditions, expression, meets
 from schemas.errors import SpecError
-from tests.index.conftest import TITLE, Follower, Stage, rows
+from tests.index.conftest import TITLE, Follower, Stage, rows, spec_of
 
 TABLE = rows(0, 100)
 WORDS: list[tuple[str, Callable[[dict[str, Any]], bool]]] = [
@@ -105,6 +108,55 @@ def test_every_sink_finds_what_the_parts_have(follower: Follower, stages: dict[s
             assert hit == {k: v for k, v in wanted.items() if k not in ("score", "weight")}
         scores = [by_id[hit["id"]]["score"] for hit in found]
         assert scores == pytest.approx(sorted(scores, reverse=True), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("big=9007199254740993", None),
+        ("big<9007199254740991", None),
+        ("big<9007199254740993", "2^53"),
+        ("big>=18446744073709551610", "2^53"),
+        ("big=18446744073709551610", "2^53"),
+        ("ns<=2026-01-01T00:00:00", "nanoseconds"),
+        ("us<=2026-01-01T00:00:00", None),
+    ],
+)
+def test_what_qdrant_would_compare_rounded_is_refused(words: str, said: str | None) -> None:
+    """It holds whole numbers as doubles where they are compared, and times in microseconds."""
+    from pipeline.index.qdpoints import tests
+
+    kinds = {"big": pa.uint64(), "ns": pa.timestamp("ns"), "us": pa.timestamp("us")}
+    wanted = conditions([words], [pa.field(name, kind) for name, kind in kinds.items()])
+    if said is None:
+        assert len(list(tests(wanted))) == 1
+        return
+    with pytest.raises(SpecError, match="qdrant cannot compare") as error:
+        list(tests(wanted))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.duration("us"), pa.time64("us"), pa.decimal256(40, 2), pa.large_list(pa.string())],
+    ids=str,
+)
+def test_lance_holds_types_beside_which_it_cannot_filter(
+    tmp_path: Path, tiny_bert: Path, kind: pa.DataType
+) -> None:
+    table = pa.table({"id": ["a", "b"], "text": ["lemon", "rain"], "year": [1, 2]})
+    other = [["x"], ["y"]] if pa.types.is_large_list(kind) else [1, 2]
+    table = table.append_column("other", pa.array(other).cast(kind))
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    keep = {"id": "id", "keep": ["year", "other"]}
+    run(spec_of(tmp_path / "in", tiny_bert, tmp_path / "out", input=keep))
+    follower = Follower({"sink": "lance", "path": str(tmp_path / "sink")})
+    assert follower.index(tmp_path / "out")["recall"] == 1.0
+    out = str(tmp_path / "out")
+    assert search(out, "lemon", k=1, sink="lance")["hits"][0]["id"] == "a"
+    with pytest.raises(SpecError, match="search: lance cannot filter a dataset that has a column"):
+        search(out, "lemon", sink="lance", where=["year=1"])
 
 
 @pytest.mark.slow

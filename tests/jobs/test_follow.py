@@ -45,7 +45,9 @@ def script(*steps: Callable[[], None]) -> Callable[[float], None]:
     return sleep
 
 
-def test_it_waits_for_a_run_and_ends_with_it(tmp_path: Path, write: Callable[..., None]) -> None:
+def test_it_waits_for_a_run_and_ends_with_it(
+    tmp_path: Path, write: Callable[..., None], capsys: pytest.CaptureFixture
+) -> None:
     write(OLD, event("start", 0, units=9, rows=9), event("end", 1, exit_code=0))
     steps = [
         lambda: None,
@@ -56,6 +58,7 @@ def test_it_waits_for_a_run_and_ends_with_it(tmp_path: Path, write: Callable[...
     ]
     found = list(follow(str(tmp_path), script(*steps)))
 
+    assert "embedmill: no run is going on; waiting for one\n" == capsys.readouterr().err
     assert ["start", "progress", "progress", "end"] == [e["event"] for e in found]
     assert {RUN} == {e["run_id"] for e in found}
     teller = Teller()

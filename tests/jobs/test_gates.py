@@ -12,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from jobs.run import run
 from schemas.errors import QualityError
+from schemas.quality import Quality
 from schemas.report import RunReport
-from schemas.spec import Quality, Spec
+from schemas.spec import Spec
 
 GOOD = ["lemon", "yellow sour fruit", "river stone", "deep sea water", "wind", "bread and honey"]
 Job = Callable[..., RunReport]
@@ -120,3 +121,9 @@ def test_a_spread_of_norms_is_measured(job: Job) -> None:
 
 def test_a_number_is_the_level_that_fails() -> None:
     assert 0.25 == Quality(unk_rate=0.25).unk_rate
+
+
+def test_a_gate_of_which_one_level_is_given_keeps_the_other() -> None:
+    told = Quality.model_validate({"collapse": {"warn": 0.05}, "cut_rate": {"warn": None}})
+    assert (0.05, 0.5) == (told.collapse.warn, told.collapse.fail)
+    assert (None, None) == (told.cut_rate.warn, told.cut_rate.fail)

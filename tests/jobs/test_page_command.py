@@ -39,6 +39,16 @@ def test_without_the_extra_the_command_says_what_to_install(bench: Bench) -> Non
     assert "matplotlib" in err
 
 
+@pytest.mark.parametrize("name", ["nowhere/night.html", "in"])
+def test_a_place_where_no_page_can_be_is_named_as_it_was_given(bench: Bench, name: str) -> None:
+    bench.run()
+    file = bench.folder / name
+    code, _, err = bench.command("report", str(bench.folder / "out"), "--html", str(file))
+    assert (code, err.count("\n")) == (7, 1)
+    assert str(file) in err and "night.html." not in err
+    assert not [path for path in bench.folder.iterdir() if path.name.startswith(".")]
+
+
 def test_a_first_night_that_failed_has_a_page(bench: Bench) -> None:
     bench.run(input__text="nosuch")
     file = bench.folder / "night.html"

@@ -37,6 +37,12 @@ def test_a_missing_column_is_named_with_the_nearest_that_is_there(job: Job, aske
     assert hint in error.do
 
 
+def test_of_many_columns_some_are_named_and_a_folders_name_is_none(job: Job):
+    job.shard("lang=de/a.parquet", text=["x"], **{f"c{n}": ["y"] for n in range(20)})
+    assert refused(job, text="qqq").do.endswith("'c10', … and 9 more")
+    assert "in the name of a folder alone" in refused(job, text="lang").do
+
+
 def test_a_column_missing_in_one_shard_of_many_is_found(job: Job):
     job.shard("a.parquet", text=["x"], title=["t"])
     path = job.shard("b.parquet", text=["x"])

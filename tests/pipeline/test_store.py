@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.index.open import absolute
 from pipeline.store import SCRATCH, Store, open_store
 from schemas.errors import StorageError
+from schemas.sinks import Index
 
 
 @pytest.fixture
@@ -142,3 +144,12 @@ def test_a_store_that_replaces_objects_is_found_by_the_probe(store: Store, monke
     )
     with pytest.raises(StorageError, match="STORE_LIES"):
         store.probe()
+
+
+def test_a_tilde_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """For the output and for a sink, as it is for the input: not a folder of that name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for spelled in ("~/vectors", "file://~/vectors"):
+        assert open_store(spelled).uri == str(tmp_path / "vectors")
+    sink = Index.model_validate({"sink": "faiss", "path": "~/sink"})
+    assert absolute(sink).path == str(tmp_path / "sink")

@@ -42,7 +42,7 @@ def test_no_line_of_pydantic_reaches_people(problems):
 input: {path: [], text: "", keep: x, on_null: 3, pair: {a: b}}
 model: {name: [a], max_tokens: 1.5, truncation: first}
 output: {path: null, columns: [{dim: 0, dtype: x}, 7], replace: maybe, quality: {fault_rate: 2}}
-run: {workers: 0, encoders: {min: 0}, pack_tokens: -1}
+run: {workers: 0, encoders: {min: 0}, pack_tokens: -1, tokens_per_s: 0, prices: {gpu: 2}}
 index: [{sink: lance}, {sink: lanse}]
 """
     said = "\n".join(problems(wrong))
@@ -53,12 +53,17 @@ index: [{sink: lance}, {sink: lanse}]
         "literal",
         "valid",
         "constrained",
+        "typing",
     ):
         assert jargon not in said
     assert "job.yaml:3: output.columns.0.dim: wants full or a whole number from 1 up, got 0" in said
     assert "job.yaml:3: output.replace: wants true or false, got maybe" in said
     assert "job.yaml:3: output.quality.fault_rate: wants a number from 0 to 1, got 2" in said
     assert "job.yaml:3: output.columns.1: wants a mapping of name, source" in said
+    assert "job.yaml:1: input.path: wants text or a list of one or more (text), got an " in said
+    assert 'job.yaml:1: input.pair: wants text or null, got a mapping; quote it if it is' in said
+    assert "job.yaml:4: run.tokens_per_s: wants a number above 0 or null, got 0" in said
+    assert "job.yaml:4: run.prices: wants a mapping of h200, amx_core, zen4_core to" in said
     assert "job.yaml:4: run.encoders.max: missing; wants a whole number from 1 up" in said
     assert "job.yaml:5: index.0: lance wants a path" in said
     assert "job.yaml:5: index.1.sink: wants lance, pgvector, qdrant or faiss, got lanse" in said
