@@ -90,7 +90,7 @@ def read_prompts(folder: Path) -> tuple[dict[str, str], str]:
     """The prompts by name, and the text of the default one. An empty one is a prompt, too."""
     path = folder / "config_sentence_transformers.json"
     config = read_object(path, {})
-    named, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    named, default = config.get("prompts") or {}, config.get("default_prompt_name") or None
     if not isinstance(named, dict) or not all(isinstance(t, str | None) for t in named.values()):
         raise ModelError("CONFIG_INVALID", str(path), "its prompts are no object of texts")
     named = {name: text or "" for name, text in named.items()}

@@ -67,7 +67,8 @@ def list_shards(spec: Input, output: str) -> Listing:
     _refuse_equal_names(files, spec.id)
     with ThreadPoolExecutor(max_workers=32) as pool:
         results = list(pool.map(_read_or_error, sorted(files), (files[u] for u in sorted(files))))
-    bad = [*closed.values(), *(result for result in results if isinstance(result, InputError))]
+    bad = [closed[where] for where in sorted(closed)]
+    bad += [result for result in results if isinstance(result, InputError)]
     found = [result for result in results if isinstance(result, Found)]
     if bad and spec.on_bad_file == "fail":
         raise _all_of(bad)
