@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jobs.ending import storage_error
 from jobs.index_report import REPORTS
 from pipeline.index.changes import NONE_GONE, PARTITION, Changes, changes
 from pipeline.index.check import Checked, check
@@ -48,7 +49,8 @@ def index(spec: Spec) -> dict[str, Any]:
         load = _Load(store, snapshot, plan, absolute(entry))
         try:
             load.run()
-        except EmbedmillError as error:
+        except (EmbedmillError, OSError) as raised:
+            error = raised if isinstance(raised, EmbedmillError) else storage_error(raised)
             first_error = first_error or error
             load.facts |= {"error": str(error), "exit_code": error.exit_code}
             if error is not first_error:

@@ -29,13 +29,16 @@ def search_sink(
     shape = shape_of(entry, plan, 0)
     sink = open_sink(entry, shape, plan)
     try:
-        loaded = _current(sink.loaded(), entry, plan)
+        loaded = _current(sink.loaded(), entry, plan, shape.column.name)
         shape = sink.shape = replace(shape, type=loaded.type, metric=loaded.metric)
         if column not in (None, loaded.column):
             what = f"search: the sink {name!r} has the column {loaded.column!r} alone"
             raise SpecError("COLUMN", "", what)
-        if loaded.generation != (newest := required(store).manifest.generation):
-            said = f"{name} has snapshot {loaded.generation}, the output {newest}: run index"
+        newest = required(store)
+        if loaded.manifest != newest.sha256:
+            other = loaded.generation != newest.manifest.generation
+            said = f"the output {newest.manifest.generation}" if other else "of another output"
+            said = f"{name} has snapshot {loaded.generation}, {said}: run index"
             print(f"embedmill: {said}", file=sys.stderr)
         wanted = conditions(where, shape.carried)
         names = [field.name for field in shape.carried]
@@ -69,12 +72,15 @@ def _entry(store: Store, name: str) -> Index:
     raise SpecError("SINK", "", f"search: no sink {name!r} {why}; there are: {there}")
 
 
-def _current(loaded: Loaded | None, entry: Index, plan: Plan) -> Loaded:
-    """What the sink has, if it is of the output's encoding."""
+def _current(loaded: Loaded | None, entry: Index, plan: Plan, column: str) -> Loaded:
+    """What the sink has, if it is of the output's encoding and of the column."""
     place, do = place_of(entry), "run embedmill index SPEC"
     if loaded is None:
         raise ConflictError("NOT_LOADED", place, "nothing is published there", do)
     if loaded.fingerprint != plan.fingerprint:
         what = "has vectors of another encoding than the output"
         raise ConflictError("OTHER_FINGERPRINT", place, what, do)
+    if loaded.column != column:
+        what = f"has the column {loaded.column!r} by now, not {column!r}"
+        raise ConflictError("OTHER_COLUMN", place, what, do)
     return loaded

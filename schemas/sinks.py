@@ -5,6 +5,7 @@ No field holds a secret: credentials come from the environment of the job (docs/
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 from urllib.parse import parse_qs, urlsplit
 
@@ -70,6 +71,12 @@ class Index(Section):
     def called(self) -> str:
         """The name for `search --sink` and for people."""
         return self.name or self.sink
+
+    @property
+    def place(self) -> tuple[str | None, ...]:
+        """Where it is; two sinks of one place would overwrite each other."""
+        path = self.path and (self.path if "://" in self.path else os.path.abspath(self.path))
+        return path, self.url, self.table, self.collection
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Index:

@@ -215,6 +215,11 @@ class Spec(Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two sinks are called {name!r}; give each its own name")
+        seen: dict[tuple[str | None, ...], str] = {}
+        for entry in index:
+            if (other := seen.setdefault(entry.place, entry.called)) != entry.called:
+                both = f"the sinks {other!r} and {entry.called!r}"
+                raise ValueError(f"{both} have one place; give each its own")
         return index
 
     @model_validator(mode="after")

@@ -91,8 +91,8 @@ def _wrong(
 
 
 def _equal(found: Any, value: Any) -> bool:
-    """Whether two plain values are one; Qdrant may lose the last bit of a number."""
-    if isinstance(found, float) and isinstance(value, float | int):
+    """Whether two plain values are one; a sink may lose the last bit, or the point, of a number."""
+    if float in (type(found), type(value)) and {type(found), type(value)} <= {float, int}:
         return math.isclose(found, value, rel_tol=1e-14)
     if isinstance(found, list) and isinstance(value, list):
         return len(found) == len(value) and all(map(_equal, found, value))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,23 +77,25 @@ class EdgeSink:
             self._folder = self._versions.beside()
             shutil.copytree(before / SHARD, self._folder / SHARD)
         shard = self._open() or self._create()
-        if len(gone):
-            shard.update(qdrant.UpdateOperation.delete_points(points.ids(gone)))
-        for n, rows in enumerate(gather(come, points.BATCH_ROWS, points.BATCH_BYTES), 1):
-            ids = points.ids(bits_of(rows.column(0).combine_chunks()))
-            made = zip(ids, points.vectors(rows), points.payloads(rows), strict=True)
-            some = [qdrant.Point(*one) for one in made]
-            shard.update(qdrant.UpdateOperation.upsert_points(some))
-            if n % FLUSHED == 0:
-                shard.flush()
-        shard.flush()
+        with self._told():
+            if len(gone):
+                shard.update(qdrant.UpdateOperation.delete_points(points.ids(gone)))
+            for n, rows in enumerate(gather(come, points.BATCH_ROWS, points.BATCH_BYTES), 1):
+                ids = points.ids(bits_of(rows.column(0).combine_chunks()))
+                made = zip(ids, points.vectors(rows), points.payloads(rows), strict=True)
+                some = [qdrant.Point(*one) for one in made]
+                shard.update(qdrant.UpdateOperation.upsert_points(some))
+                if n % FLUSHED == 0:
+                    shard.flush()
+            shard.flush()
 
     def build(self) -> None:
         if self._folder is not None:
             shard = self._open() or self._create()
-            if self.shape.type == "hnsw":
-                shard.optimize()
-            shard.flush()
+            with self._told():
+                if self.shape.type == "hnsw":
+                    shard.optimize()
+                shard.flush()
 
     def count(self) -> int:
         shard = self._open()
@@ -174,8 +177,21 @@ class EdgeSink:
         shard = self._folder / SHARD
         shutil.rmtree(shard, ignore_errors=True)
         shard.mkdir()
-        self._shard = qdrant.EdgeShard.create(str(shard), config)
+        with self._told():
+            self._shard = qdrant.EdgeShard.create(str(shard), config)
         return self._shard
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the engine says while it writes, as one line."""
+        try:
+            yield
+        except Exception as error:
+            if type(error) is not Exception:  # it has no class of its own for what goes wrong
+                raise
+            what = " ".join(f"cannot be written ({error})".split())[:300]
+            do = "mend it and index again"
+            raise StorageError("SINK", str(self._folder), what, do) from None
 
 
 def _filter(where: Sequence[Condition]) -> qdrant.Filter | None:

@@ -23,7 +23,7 @@ from pipeline.index.rows import ID, ROWS, Rows, damaged, sync
 from pipeline.index.sink import KEY, Fetched, Hit, Loaded, Shape
 from pipeline.index.values import bits_of, floats_of, plain
 from pipeline.index.versions import Versions
-from schemas.errors import SpecError
+from schemas.errors import SpecError, StorageError
 
 INDEX = "index.faiss"
 M, EF_CONSTRUCTION, EF_SEARCH = 32, 100, 128  # docs/indexes.md says why
@@ -87,7 +87,11 @@ class FaissSink:
         if self.shape.type == "ivf":
             self._base(index).make_direct_map()  # vectors by id
         write = faiss.write_index_binary if self._bits else faiss.write_index
-        write(index, str(rows.folder / INDEX))
+        try:
+            write(index, str(rows.folder / INDEX))
+        except RuntimeError as error:
+            what, do = f"cannot be written ({error})", "mend it and index again"
+            raise StorageError("SINK", str(rows.folder), " ".join(what.split())[:300], do) from None
         for name in (INDEX, ROWS):
             sync(rows.folder / name)
         self._opened = rows, index

@@ -1,11 +1,12 @@
 """Filters over kept columns: `COLUMN OP VALUE` as text, as an Arrow expression, and checked.
 
-One form for every sink: all conditions must hold, and a null meets none. Values are never put into
-a language of any sink as text.
+One form for every sink: all conditions must hold, and a null or NaN meets none. Values are never
+put into a language of any sink as text.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -38,6 +39,11 @@ class Condition:
         """The column's name."""
         return self.field.name
 
+    @property
+    def not_nan(self) -> bool:
+        """Whether NaN has to be kept out: it meets no condition, and some order it behind all."""
+        return pa.types.is_floating(self.field.type) and self.op in (">", ">=", "!=")
+
 
 def conditions(where: Sequence[str], carried: Sequence[pa.Field]) -> list[Condition]:
     """The conditions in words; SpecError for an unknown column or a value of another kind."""
@@ -49,6 +55,8 @@ def expression(wanted: Sequence[Condition]) -> pc.Expression | None:
     whole = None
     for one in wanted:
         test = OPERATORS[one.op](pc.field(one.column), pa.scalar(one.value, one.field.type))
+        if one.not_nan:
+            test &= pc.field(one.column) <= pa.scalar(math.inf, one.field.type)
         whole = test if whole is None else whole & test
     return whole
 
@@ -60,6 +68,8 @@ def meets(wanted: Sequence[Condition], batch: pa.RecordBatch) -> np.ndarray:
         value = pa.scalar(one.value, one.field.type)
         test = OPERATORS[one.op](batch.column(one.column), value)
         keep_R &= np.asarray(pc.fill_null(test, False), bool)
+        if one.not_nan:
+            keep_R &= ~np.isnan(batch.column(one.column).to_numpy(zero_copy_only=False))
     return keep_R
 
 
@@ -90,14 +100,19 @@ def _value(field: pa.Field, op: str, text: str) -> Any:
         if pa.types.is_integer(kind):
             return pa.scalar(int(text), kind).as_py()
         if pa.types.is_floating(kind) and kind != pa.float16():
+            if math.isnan(float(text)):
+                raise ValueError
             return pa.scalar(float(text), kind).as_py()
         if pa.types.is_date(kind):
             return date.fromisoformat(text)
         if pa.types.is_timestamp(kind):
             when = datetime.fromisoformat(text)
             if kind.tz is None:
-                return when.astimezone(UTC).replace(tzinfo=None) if when.tzinfo else when
-            return when if when.tzinfo else when.replace(tzinfo=UTC)
+                when = when.astimezone(UTC).replace(tzinfo=None) if when.tzinfo else when
+            elif not when.tzinfo:
+                when = when.replace(tzinfo=UTC)
+            pa.scalar(when, kind)  # nanoseconds end in 2262
+            return when
     except (ValueError, KeyError, OverflowError, pa.ArrowException):
         what = f"search: {text!r} is no value of column {field.name!r}, which is {kind}"
         raise SpecError("WHERE", "", what) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -32,6 +33,11 @@ from pipeline.index.sink import KEY, Fetched, Hit, Loaded, Shape
 from pipeline.index.values import bits_of, plain
 from schemas.errors import ConflictError, SpecError, StorageError
 
+# What a load that was killed may leave where no dataset is yet.
+OURS = re.compile(
+    r"data/[^/]+\.lance|_(versions|transactions|indices|deletions)/.*|_embed/scratch/.*"
+    r"|_embedmill/[0-9a-f]{16}/[0-9a-f]{16}\.arrow"
+)
 FACTS = "embedmill"  # in the dataset's schema metadata
 FRAGMENT_ROWS = 1 << 18  # what a load that is killed has to write again
 SMALL = 16  # fragments beyond what the rows need, from which on they are put together
@@ -54,6 +60,9 @@ class LanceSink:
 
     def loaded(self) -> Loaded | None:
         if (table := self._open()) is None:
+            if theirs := next((n for n in self._receipts.beside() if not OURS.fullmatch(n)), None):
+                what = f"has {theirs} and is no sink of ours"
+                raise ConflictError("SINK_TAKEN", self.path, what, "choose another path")
             return None
         told = (table.schema.metadata or {}).get(FACTS.encode())
         if told is None:
@@ -111,6 +120,8 @@ class LanceSink:
     def fetch(self, keys: np.ndarray) -> dict[bytes, Fetched]:
         names = [field.name for field in self.shape.carried]
         wanted, found = [KEY, *names, self._vector], {}
+        if not len(keys):
+            return found
         with words.ours(self.path):
             rows = self._open().to_table(filter=_any_key(map(bytes, keys)), columns=wanted)
         vectors = rows.column(self._vector)
@@ -126,9 +137,9 @@ class LanceSink:
         query = np.packbits(query_D > 0) if bits else query_D.astype(np.float32)
         search = {"column": self._vector, "q": query, "k": k, "metric": self.shape.metric}
         if self.shape.type == "hnsw":
-            search |= {"ef": max(EF, k), "refine_factor": REFINE}
-        if self.shape.type == "ivf":
-            search |= {"nprobes": PROBES, "refine_factor": REFINE}
+            search |= {"ef": max(EF, REFINE * k), "refine_factor": REFINE}
+        if self.shape.type == "ivf":  # more of them until a filter has left enough
+            search |= {"minimum_nprobes": PROBES, "refine_factor": REFINE}
         with words.ours(self.path):
             rows = self._open().to_table(
                 columns=[KEY, *columns, "_distance"],

@@ -42,8 +42,11 @@ def failure(path: str, error: Exception) -> Exception:
     text = str(error)
     if "Substrait" in text or "substrait" in text or "no kernel" in text:
         kind = re.search(r"(?:Type from|Substrait type:) (\w+)", text)
-        what = f"lance cannot filter a dataset that has a column of type {kind[1] if kind else '?'}"
-        return SpecError("WHERE", "", f"search: {what}; search the parts, or do not keep it")
+        what = "lance cannot filter by a column of that type; search the parts"
+        if kind:
+            what = f"lance cannot filter a dataset that has a column of type {kind[1]}; "
+            what += "search the parts, or do not keep it"
+        return SpecError("WHERE", "", f"search: {what}")
     what = re.sub(
         r", /\S+:\d+:\d+$", "", text.strip().splitlines()[0] if text.strip() else "failed"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.index.records import record_schema
 from pipeline.index.sink import Shape, Sink
-from pipeline.ranges import ranges_of
+from pipeline.ranges import range_name, ranges_of
 from schemas.columns import DTYPES
 from schemas.errors import SpecError
 from schemas.plan import Plan, VectorColumn
@@ -42,6 +42,7 @@ def shape_of(entry: Index, plan: Plan, rows: int) -> Shape:
         type=kind,
         id_column=plan.id_column,
         schema=record_schema(plan, column),
+        ranges=plan.ranges.get(range_name(plan, column), "") if column.kind == "int8" else "",
     )
 
 

@@ -57,10 +57,12 @@ class PgvectorSink:
 
     def loaded(self) -> Loaded | None:
         facts = self._facts()
-        if facts is None and self._value("SELECT to_regclass($1)", self._name(self.table)):
+        if facts is None and self._oid(self.table):
             what, do = "is there and is no sink of ours", "choose another table"
             raise ConflictError("SINK_TAKEN", self.table, what, do)
-        return facts and Loaded.from_json(json.loads(facts["facts"]))
+        if facts is None or None in (self._oid(self.table), self._oid(facts["physical"])):
+            return None  # somebody has dropped it: it is made anew
+        return Loaded.from_json(json.loads(facts["facts"]))
 
     def begin(self, beside: bool, snapshot: str) -> None:
         self._lock()
@@ -208,7 +210,7 @@ class PgvectorSink:
             raise TryAgain("SINK_BUSY", self.table, what, "try again later") from None
 
     def _facts(self) -> Any:
-        if self._value("SELECT to_regclass($1)", self._name(words.SINKS)) is None:
+        if self._oid(words.SINKS) is None:
             return None
         query = f"SELECT physical, facts FROM {self._name(words.SINKS)} WHERE name = $1"
         return next(iter(self._rows(query, self.table)), None)
@@ -218,6 +220,10 @@ class PgvectorSink:
         for (name,) in self._rows(words.TABLES, self._schema, self._stem):
             if name not in but:
                 self._do(f"DROP TABLE {self._name(name)}")
+
+    def _oid(self, name: str) -> int | None:
+        """What stands for a table or a view in the catalogue; None if there is none."""
+        return self._value("SELECT to_regclass($1)", self._name(name))
 
     def _name(self, name: str) -> str:
         return f"{words.quoted(self._schema)}.{words.quoted(name)}"

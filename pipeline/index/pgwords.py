@@ -98,7 +98,7 @@ def search_settings(shape: Shape, k: int, filtered: bool) -> Iterator[str]:
     """How far to look; with filters, on and on until there are enough."""
     if shape.type == "hnsw":
         yield f"SET hnsw.ef_search = {min(1000, max(EF_SEARCH, k))}"
-        if filtered:
+        if filtered or k > 1000:
             yield "SET hnsw.iterative_scan = strict_order"
     elif shape.type == "ivf":
         yield "SET ivfflat.probes = 32"
@@ -126,6 +126,8 @@ def nearest(
         cast = "double precision" if kind in ("real", "double precision") else kind
         collate = ' COLLATE "C"' if kind == "text" else ""  # by code points, as everywhere else
         tests.append(f"{quoted(one.column)}{collate} {op} ${len(values)}::{cast}")
+        if one.not_nan:
+            tests.append(f"{quoted(one.column)} <= 'Infinity'")
     score = SCORES[shape.metric].format(distance, f"{shape.column.dim}::float8")
     chosen = "".join(f", {quoted(column)}" for column in wanted)
     query = (

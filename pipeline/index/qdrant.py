@@ -60,10 +60,13 @@ class QdrantSink:
 
     def loaded(self) -> Loaded | None:
         shown = self._shown()
+        theirs = shown is not None and not shown.startswith(self._stem)
+        if theirs or (
+            shown is None and self._ask(lambda: self._client.collection_exists(self.alias))
+        ):
+            what, do = "is there and is no sink of ours", "choose another collection"
+            raise ConflictError("SINK_TAKEN", self.alias, what, do)
         if shown is None:
-            if self._ask(lambda: self._client.collection_exists(self.alias)):
-                what, do = "is there and is no sink of ours", "choose another collection"
-                raise ConflictError("SINK_TAKEN", self.alias, what, do)
             return None
         config = self._ask(lambda: self._client.get_collection(shown)).config
         return Loaded.from_json((config.metadata or {}).get(FACTS))

@@ -37,6 +37,10 @@ class Receipts:
             else:
                 self._store.delete(name)
 
+    def beside(self) -> Iterator[str]:
+        """The names of all that lies at the path."""
+        return iter(self._store.list(""))
+
     def add(self, written: dict[str, Any], keys: np.ndarray) -> None:
         """Notes what was written."""
         column = pa.FixedSizeBinaryArray.from_buffers(

@@ -37,12 +37,14 @@ class Shape:
     type: str  # flat | hnsw | ivf
     id_column: str
     schema: pa.Schema  # KEY, id, of windows their number and span, kept columns, the vector
+    ranges: str = ""  # sha256 of an int8 column's ranges, which a new output may have others of
 
     @property
     def digest(self) -> str:
         """64 hex digits; another one is built beside what is there, and takes its place."""
         facts = [KEYS_FORMAT, self.fingerprint, asdict(self.column), self.metric, self.type]
-        return digest([*facts, self.id_column, encode_schema(self.schema)])
+        facts += [self.id_column, encode_schema(self.schema)]
+        return digest([*facts, self.ranges] if self.ranges else facts)
 
     @property
     def carried(self) -> list[pa.Field]:

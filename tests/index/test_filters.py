@@ -77,12 +77,14 @@ def test_the_longest_name_is_meant() -> None:
         ("tags=a", "filters = know text, numbers"),
         ("price=1", "filters = know"),
         ("weight=\udcff", "no value"),
+        ("weight>nan", "no value"),
+        ("ns<3000-01-01", "no value"),
         (f"{TITLE}=\udcff", "no value"),
     ],
 )
 def test_what_is_no_condition_is_told(words: str, said: str) -> None:
     with pytest.raises(SpecError, match="search: ") as error:
-        conditions([words], list(TABLE.schema))
+        conditions([words], [*TABLE.schema, pa.field("ns", pa.timestamp("ns"))])
     assert said in str(error.value)
 
 
@@ -134,6 +136,26 @@ def test_what_qdrant_would_compare_rounded_is_refused(words: str, said: str | No
     with pytest.raises(SpecError, match="qdrant cannot compare") as error:
         list(tests(wanted))
     assert said in str(error.value)
+
+
+def test_nan_meets_no_condition_anywhere(
+    follower: Follower, tmp_path: Path, tiny_bert: Path
+) -> None:
+    """Some order it behind every number; and some have it as null."""
+    numbers = [float("nan") if n % 4 == 1 else n / 3 for n in range(20)]
+    texts = [f"lemon {n}" for n in range(20)]
+    table = pa.table({"id": [str(n) for n in range(20)], "text": texts, "f": numbers})
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    run(spec_of(tmp_path / "in", tiny_bert, tmp_path / "out", keep=["f"]))
+    follower.index(tmp_path / "out")
+    for words in ("f>3", "f>=0", "f!=0", "f<3", "f<=100"):
+        wanted = conditions([words], [table.schema.field("f")])
+        expected = set(table.filter(expression(wanted))["id"].to_pylist())
+        assert not expected & {str(n) for n in range(1, 20, 4)}
+        for sink in (None, follower.name):
+            hits = search(str(tmp_path / "out"), "lemon", k=20, where=[words], sink=sink)["hits"]
+            assert {hit["id"] for hit in hits} == expected, (words, sink)
 
 
 @pytest.mark.parametrize(

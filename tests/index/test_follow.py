@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from jobs.search import search
@@ -81,6 +83,22 @@ def test_a_sink_of_another_encoding_is_not_searched(follower: Follower, stages: 
     follower.index(stages["base"].out)
     with pytest.raises(ConflictError, match="OTHER_FINGERPRINT"):
         search(str(stages["other encoding"].out), "lemon", sink=follower.name)
+
+
+@pytest.mark.parametrize("dropped", ["VIEW {view}", "TABLE {table} CASCADE"])
+def test_a_view_or_a_table_that_somebody_dropped_comes_back(
+    entry_of: Callable, stages: Stages, dropped: str
+) -> None:
+    follower = Follower(entry_of("pgvector"))
+    follower.index(stages["base"].out)
+    content = follower.content()
+    with follower.opened() as sink:
+        names = {"view": sink._name(sink.table), "table": sink._name(sink._facts()["physical"])}
+        sink._do(f"DROP {dropped.format(**names)}")
+    report = follower.index()
+    assert (report["beside"], report["records"]) == (True, stages["base"].rows)
+    assert follower.content() == content
+    assert search(str(follower.out), "lemon", sink="pgvector")["hits"]
 
 
 def test_what_somebody_removed_comes_back(follower: Follower, stages: Stages) -> None:

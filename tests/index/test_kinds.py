@@ -72,7 +72,10 @@ def test_columns(follower: Follower, kinds: Path, column: str) -> None:
         assert (report["sampled"], report["type"]) == (100, type_)
         least = 0.98 if type_ != "ivf" else 0.7
         assert report["recall"] >= (1.0 if (type_, column) == ("flat", "whole") else least)
-    follower.entry |= {"column": column}
+        follower.entry["column"] = column
+        for k, where in ((100, ()), (1, ("year=2002",))):
+            hits = search(str(kinds), "lemon map", k=k, sink=follower.name, where=where)["hits"]
+            assert len(hits) == k
     found = search(str(kinds), "lemon map", k=5, sink=follower.name)["hits"]
     exact = search(str(kinds), "lemon map", k=5, column=column)["hits"]
     assert found[0]["score"] == pytest.approx(exact[0]["score"], abs=2e-2)

@@ -86,17 +86,30 @@ def taken_collection(entry: dict) -> None:
     client.close()
 
 
+def taken_alias(entry: dict) -> None:
+    taken_collection({**entry, "collection": "theirs"})
+    client = QdrantClient(url=entry["url"], api_key=KEY, check_compatibility=False)
+    alias = models.CreateAlias(collection_name="theirs", alias_name=entry["collection"])
+    client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+    client.close()
+
+
 TAKEN = {
-    "lance": taken_lance, "faiss": taken_folder, "qdrant": taken_folder, "pgvector": taken_table,
-    "server": taken_collection,
-}  # fmt: skip
+    "lance": (taken_lance, taken_folder),
+    "faiss": (taken_folder,),
+    "qdrant": (taken_folder,),
+    "pgvector": (taken_table,),
+    "server": (taken_collection, taken_alias),
+}
 
 
 @pytest.mark.filterwarnings("ignore:Api key")
-@pytest.mark.parametrize("name", TAKEN)
-def test_a_place_that_is_not_ours_is_left_alone(make: Callable, name: str) -> None:
+@pytest.mark.parametrize(("name", "take"), [(n, take) for n in TAKEN for take in TAKEN[n]])
+def test_a_place_that_is_not_ours_is_left_alone(
+    make: Callable, name: str, take: Callable[[dict], None]
+) -> None:
     follower = make(name)
-    TAKEN[name](follower.entry)
+    take(follower.entry)
     with pytest.raises(ConflictError, match=r"SINK_TAKEN: .*no sink of ours; choose another"):
         follower.index()
     with pytest.raises(ConflictError):
@@ -205,6 +218,55 @@ def test_one_sink_that_fails_does_not_keep_the_others(
     assert "SINK_TAKEN" in err
     assert json.loads(out)["code"] == "SINK_TAKEN"
     assert good.loaded().records == stages["base"].rows
+
+
+def test_a_folder_that_cannot_be_made_does_not_keep_the_others(
+    bench: Bench, make: Callable, stages: Stages
+) -> None:
+    (bench.folder / "file").write_text("")
+    good = make("lance")
+    bad = make("faiss").entry | {"path": str(bench.folder / "file" / "sink")}
+    code, _, err = command(bench, stages["base"].out, bad, good.entry)
+    assert (code, err.count("\n")) == (7, 1)
+    assert good.loaded().records == stages["base"].rows
+
+
+def test_what_the_engine_of_qdrant_cannot_write_is_one_line(
+    make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, which it raises as a bare Exception."""
+    from pipeline.index import edge
+
+    class Full:
+        @staticmethod
+        def create(*_: object) -> None:
+            raise Exception("Service runtime error:\n No space left on device (os error 28)")
+
+    monkeypatch.setattr(edge.qdrant, "EdgeShard", Full)
+    with pytest.raises(StorageError, match="SINK: .*No space left on device.*index again"):
+        make("qdrant").index()
+
+
+def test_two_sinks_of_one_place_are_refused(make: Callable, stages: Stages) -> None:
+    entry = make("faiss").entry
+    other = entry | {"name": "other", "metric": "dot"}
+    assert spec_of(Path("in"), Path("m"), Path("out"), [entry, other | {"path": "/elsewhere"}])
+    for spelled in (entry["path"], f"{entry['path']}/.", f"{entry['path']}/x/../"):
+        with pytest.raises(ValueError, match="'faiss' and 'other' have one place"):
+            spec_of(Path("in"), Path("m"), Path("out"), [entry, other | {"path": spelled}])
+
+
+def test_a_place_that_holds_another_column_by_now_is_not_searched(
+    make: Callable, tmp_path: Path
+) -> None:
+    """The query would be of one column, and what it is compared with of another."""
+    follower = make("faiss")
+    follower.index()
+    with follower.opened() as sink:
+        sink.begin(False, "x")
+        sink.publish(dataclasses.replace(sink.loaded(), column="other"))
+    with pytest.raises(ConflictError, match="OTHER_COLUMN: .*'other' by now, not 'vector'"):
+        search(str(follower.out), "lemon", sink="faiss")
 
 
 def test_the_report_as_json_and_for_people(bench: Bench, make: Callable, stages: Stages) -> None:

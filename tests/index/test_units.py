@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 import time
@@ -16,10 +17,12 @@ from jobs.run import run
 from pipeline.index import changes as room
 from pipeline.index import keys as keys_room
 from pipeline.index.changes import changes
+from pipeline.index.check import _equal
 from pipeline.index.open import shape_of
 from pipeline.index.records import _Seen, ahead, gather, keys_of
 from pipeline.index.sink import Shape
 from pipeline.index.values import digests
+from pipeline.ranges import range_name
 from pipeline.snapshot import read_plan, required, table
 from pipeline.store import Store, open_store
 from schemas.manifest import keys_name
@@ -183,3 +186,23 @@ def test_what_is_read_ahead_comes_in_order_and_so_does_its_error() -> None:
     endless = ahead(itertools.count())
     assert next(endless) == 0
     endless.close()  # and its thread ends
+
+
+def test_a_number_that_comes_back_without_its_point_is_the_same() -> None:
+    """PostgreSQL's jsonb gives 1e23 as a whole number, which is no float's exact value."""
+    assert _equal(10**23, 1e23) and _equal([{"a": 1e23}], [{"a": 10**23}])
+    assert not _equal(10**23 + 10**10, 1e23)
+    assert not _equal(2**62 + 1, 2**62)
+
+
+def test_other_ranges_of_an_int8_column_are_another_load(stages: dict[str, Stage]) -> None:
+    store = open_store(str(stages["base"].out))
+    plan, _ = read_plan(store, required(store).manifest.plan)
+    column = dataclasses.replace(plan.columns[0], dtype="int8")
+    entry = Index.model_validate({"sink": "faiss", "path": "x"})
+    digests = set()
+    for ranges in ({}, {"a": "1" * 64}, {"a": "2" * 64}):
+        named = {range_name(plan, column): sha for sha in ranges.values()}
+        mine = dataclasses.replace(plan, columns=(column,), ranges=named)
+        digests.add(shape_of(entry, mine, 0).digest)
+    assert len(digests) == 3
