@@ -17,12 +17,14 @@ SILENCE_SECONDS = 300.0  # without a word: said, because a killed run leaves no 
 def follow(output: str, sleep: Callable[[float], Any] = time.sleep) -> Iterator[dict[str, Any]]:
     """Yields {run_id, time, event, …} of the newest run until it ends; first waits for one.
 
-    A run that has ended before the first look is not followed.
+    A run that has ended before the first look is not followed, nor one that a later run outlived:
+    it was killed, or does what is done.
     """
     store = open_store(output)
     over = {run for run in _runs(store) if _ended(store, run)}
     told = False
-    while not (open_runs := sorted(_runs(store) - over)):
+    newest_over = max(over, default="")
+    while not (open_runs := sorted(run for run in _runs(store) - over if run > newest_over)):
         if not told:
             print("embedmill: no run is going on; waiting for one", file=sys.stderr, flush=True)
         told = True

@@ -7,12 +7,15 @@ That is harmless, and costs a second cluster for a while.
 from __future__ import annotations
 
 import json
+import os
+import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from jobs.travel import travelling
+from jobs.travel import travelling, whole
 from schemas.errors import SpecError
 from schemas.load import dump_spec
 from schemas.spec import Encoders, Spec
@@ -60,6 +63,9 @@ def _refuse_local(spec: Spec) -> None:
         if "://" not in path or path.startswith("file:"):
             what = f"{field}: {path} is a local path, which pods do not share; use object storage"
             raise SpecError("SCHEDULE", "", what)
+    if Path(os.path.expanduser(spec.model.name)).is_dir():
+        said = f"the image has to have the model in {whole(spec.model.name)}"
+        print(f"embedmill: {said}", file=sys.stderr)
 
 
 def _object(api: str, kind: str, name: str, **more: Any) -> dict[str, Any]:

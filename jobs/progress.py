@@ -33,7 +33,7 @@ class Progress:
     def add(self, receipt: Receipt) -> None:
         """Counts a committed unit."""
         self.done += receipt.record.rows_in
-        self.tokens += receipt.record.tokens
+        self.tokens += receipt.tokens
         now = time.monotonic()
         rate = self.tokens / (now - self.began)
         if self._bar is not None:

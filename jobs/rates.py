@@ -9,7 +9,7 @@ from pipeline.plan import Planned
 from pipeline.store import Store
 from schemas.spec import Run
 
-NEWEST = 10  # runs that are asked what they measured
+MOST, NEWEST = 10, 100  # runs that are asked what they measured, of so many
 # Where nobody knows better: matrix operations a second of one core, or one GPU.
 ASSUMED_FLOPS = {"cpu": 1e11, "cuda": 1.5e14}
 
@@ -37,7 +37,7 @@ def rate_of(store: Store, planned: Planned, run: Run) -> Rate:
         and past.report.fingerprint == planned.plan.fingerprint
         and past.report.engine.get("device") == settings.device
         and past.report.tokens
-    ]
+    ][:MOST]
     largest = max(like, key=lambda report: report.tokens, default=None)
     startup = largest.startup_seconds if largest else 0.0
     if run.tokens_per_s is not None:

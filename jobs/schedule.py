@@ -6,6 +6,7 @@ and a run that overlaps another adopts its units. So a schedule needs no lock an
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 import sys
@@ -29,6 +30,8 @@ FIELDS: dict[str, tuple[int, int, list[str]]] = {
     "month": (1, 12, MONTHS),
     "weekday": (0, 7, DAYS),
 }
+DAYS_TO = {"crontab": 7, "airflow": 7, "kuberay": 6}  # the greatest number of a weekday
+NAME = 31  # letters: KubeRay takes 47, of which "embedmill-" and a run's own five are not ours
 DAG = '''"""Embedmill: {name}, {cron}. Printed by `embedmill schedule`, for Airflow's DAG folder.
 
 Airflow's environment needs ray[default]=={ray} and the cluster's token, in RAY_AUTH_TOKEN or
@@ -99,8 +102,8 @@ def schedule(
     ray_cron_job: bool = False,
 ) -> str:
     """The scheduler's file. `path` and `sets` are where the spec came from."""
-    check_cron(cron)
-    name = f"embedmill-{re.sub(r'[^a-z0-9]+', '-', Path(path).stem.lower()).strip('-')[:32]}"
+    check_cron(cron, DAYS_TO[to])
+    name = f"embedmill-{_short_name(path)}"
     if to == "crontab":
         return _crontab(path, sets, cron, address)
     if to == "airflow":
@@ -112,14 +115,24 @@ def schedule(
     return manifests(spec, name, cron, image, ray_cron_job=ray_cron_job)
 
 
-def check_cron(cron: str) -> None:
-    """SpecError unless it is five fields as cron, Kubernetes and Airflow all read them."""
+def _short_name(path: str) -> str:
+    """The spec's name in letters that Kubernetes takes, at most NAME of them, and its own."""
+    plain = re.sub(r"[^a-z0-9]+", "-", Path(path).stem.lower()).strip("-")
+    if plain and len(plain) <= NAME:
+        return plain
+    unlike = hashlib.sha256(str(Path(path).absolute()).encode()).hexdigest()[:8]
+    return f"{plain[: NAME - 9]}-{unlike}".lstrip("-").replace("--", "-")
+
+
+def check_cron(cron: str, last_day: int = 7) -> None:
+    """SpecError unless it is five fields as the scheduler reads them: Sunday is 0, or also 7."""
     if cron in MACROS:
         return
     fields = cron.split()
     if len(fields) != len(FIELDS):
         raise _wrong(f"--cron: {cron!r} has {len(fields)} fields; five are: {', '.join(FIELDS)}")
-    for text, (name, bounds) in zip(fields, FIELDS.items(), strict=True):
+    known = {**FIELDS, "weekday": (0, last_day, DAYS)}
+    for text, (name, bounds) in zip(fields, known.items(), strict=True):
         if not all(_fits(item.lower(), *bounds) for item in text.split(",")):
             least, greatest, _ = bounds
             raise _wrong(f"--cron: {text!r} is no {name}; it goes from {least} to {greatest}")

@@ -111,6 +111,8 @@ def stop(run_id: str, address: str) -> dict[str, Any]:
             raise
         what = f"{run_id}: the cluster at {address} has no such run; `status OUT` names those"
         raise SpecError("NO_RUN", run_id, what) from None
+    except OSError as error:
+        raise unreachable(address, str(error)) from None
     return {"run_id": run_id, "status": str(info.status.value).lower()}
 
 
@@ -128,7 +130,10 @@ def _connect(address: str) -> JobSubmissionClient:
             "takes jobs from anyone who reaches it",
             "start it with RAY_AUTH_MODE=token; see docs/cluster.md",
         )
-    theirs = client._do_request("GET", "/api/version").json()["ray_version"]
+    try:
+        theirs = client._do_request("GET", "/api/version").json()["ray_version"]
+    except OSError as error:
+        raise unreachable(address, str(error)) from None
     if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
         what = f"runs Ray {theirs}, this machine has {ray.__version__}"
         raise TryAgain("RAY_VERSION", address, what, "install the same on both")
@@ -160,10 +165,13 @@ async def _follow(
     client: JobSubmissionClient, run_id: str, signals: Signals
 ) -> tuple[dict[str, Any] | None, JobDetails]:
     """(what the job's last line says, its details); the first signal stops it, a second leaves."""
-    lines, stopping = _Lines(), False
+    lines, stopping, again = _Lines(), False, False
     signals.task = asyncio.current_task()
     while True:
         try:
+            if again:  # after what went wrong
+                again = False
+                await asyncio.sleep(1)
             if signals.came and not stopping:
                 stopping = True
                 print("embedmill: stopping the run; once more leaves it", file=sys.stderr)
@@ -179,8 +187,11 @@ async def _follow(
         except asyncio.CancelledError:
             signals.task.uncancel()
         except (OSError, RuntimeError, aiohttp.ClientError):  # of the connection; the job may live
+            again = True
             try:
-                client.get_job_status(run_id)
+                if (info := client.get_job_info(run_id)).status in ENDED:
+                    lines.take_all(client.get_job_logs(run_id))  # a proxy may let nothing else by
+                    return lines.said, info
             except (OSError, RuntimeError):
                 do = f"`embedmill status OUT` shows it, `embedmill stop {run_id}` ends it"
                 raise TryAgain("NO_CLUSTER", client.get_address(), LOST, do) from None
@@ -212,6 +223,11 @@ class _Lines:
                 self.said = found
                 return
         print(text, file=sys.stderr, flush=True)
+
+    def take_all(self, text: str) -> None:
+        """The whole log, from its first line."""
+        for number, line in enumerate(text.splitlines()):
+            self.take(line, number)
 
 
 async def _tail(client: JobSubmissionClient, run_id: str, lines: _Lines) -> None:

@@ -17,7 +17,7 @@ def travelling(spec: Spec) -> Spec:
         "output": {"path": whole(spec.output.path)},
         "run": {"runner": "ray", "address": None},
     }
-    if Path(spec.model.name).is_dir():
+    if Path(os.path.expanduser(spec.model.name)).is_dir():
         changed["model"] = {"name": whole(spec.model.name)}
     sections = {
         name: getattr(spec, name).model_copy(update=fields) for name, fields in changed.items()

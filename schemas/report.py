@@ -44,7 +44,7 @@ class RunReport:
     tokenize_seconds: float  # reading and tokenizing, summed over units; runs beside the encoder
     write_seconds: float  # writing and committing, summed over units; runs beside the encoder
     tokens_per_s: float  # tokens / encode_seconds
-    rows_per_s: float  # rows encoded / seconds
+    rows_per_s: float  # rows of the units that were made / seconds
     encoder_busy: (
         float  # share of the time from the first pack to the last vector; 1 = never waited
     )

@@ -158,8 +158,9 @@ class Curve:
 
 @looking
 def along(stretches: dict[str, np.ndarray]) -> str:
-    """Small curves along the corpus, in the order of its input: where it changes."""
-    curves = _curves(stretches)
+    """Small curves along the corpus, in the order of its input: where it changes; "" if nowhere."""
+    if not (curves := _curves(stretches)):
+        return ""
     edges = np.concatenate([[0], np.cumsum(stretches["rows_in"])])
     figure = Figure(figsize=(HALF, 0.72 * len(curves) + 0.35))
     panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
@@ -168,36 +169,43 @@ def along(stretches: dict[str, np.ndarray]) -> str:
         low, high = curve.values - curve.spread, curve.values + curve.spread
         axes.stairs(high, edges, baseline=low, fill=True, color=COLOURS[0], alpha=0.2)
         axes.stairs(curve.values, edges, color=COLOURS[0], linewidth=1.3, baseline=None)
-        middle = (edges[:-1] + edges[1:]) / 2
-        axes.scatter(middle, curve.values, s=6, color=COLOURS[0], linewidths=0, gid=f"at-{number}")
-        hover[f"at-{number}"] = [
+        here = np.flatnonzero(np.isfinite(curve.values))
+        middle, gid = (edges[:-1] + edges[1:])[here] / 2, f"at-{number}"
+        axes.scatter(middle, curve.values[here], s=6, color=COLOURS[0], linewidths=0, gid=gid)
+        hover[gid] = [
             f"{curve.title}: {curve.say(value)}, rows {first + 1:,.0f} to {last:,.0f}"
-            for value, first, last in zip(curve.values, edges[:-1], edges[1:], strict=True)
+            for value, first, last in zip(
+                curve.values[here], edges[here], edges[here + 1], strict=True
+            )
         ]
         axes.set_title(curve.title)
         axes.yaxis.set_major_locator(MaxNLocator(2))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _, say=curve.say: say(v)))
-        axes.set_ylim(-0.08 * high.max(), 1.25 * high.max())
+        axes.set_ylim(-0.08 * np.nanmax(high), 1.25 * np.nanmax(high))
     panels[-1].xaxis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
     panels[-1].set_xlabel("rows of the input")
     return inline_svg(figure, "along", "The corpus from its first row to its last", hover)
 
 
 def _curves(s: dict[str, np.ndarray]) -> list[Curve]:
-    """The curves that say something; one that is 0 all along does not."""
-    sequences, tokens = np.maximum(s["sequences"], 1), np.maximum(s["tokens"], 1)
+    """The curves that say something; one that is 0 all along does not.
+
+    Those of sequences have gaps where all vectors were reused, and nothing was measured.
+    """
+    sequences = np.where(s["sequences"] > 0, s["sequences"], np.nan)
+    tokens = np.where(s["sequences"] > 0, np.maximum(s["tokens_encoded"], 1), np.nan)
     rows_in, rows_out = np.maximum(s["rows_in"], 1), np.maximum(s["rows_out"], 1)
     norm = s["norm_sum"] / sequences
     spread = np.sqrt(np.maximum(s["norm_squares"] / sequences - norm**2, 0))
     cut, unknown = 100 * s["rows_cut"] / rows_out, 100 * s["tokens_unknown"] / tokens
     curves = [
-        Curve("tokens a sequence", s["tokens"] / sequences, short),
+        Curve("tokens a sequence", s["tokens_encoded"] / sequences, short),
         Curve("norm before normalization, and its deviation", norm, short, spread),
         Curve("rows that lost text", cut, percent),
         Curve("unknown tokens", unknown, percent),
         Curve("rejected rows", 100 * (s["rows_in"] - s["rows_out"]) / rows_in, percent),
     ]
-    return [curve for curve in curves if curve.values.any()]
+    return [curve for curve in curves if np.nan_to_num(curve.values).any()]
 
 
 @looking

@@ -69,7 +69,7 @@ def _figures(facts: Facts, seen: Scatter | None) -> dict[str, Markup]:
     if report:
         made["rows"] = draw.stack("rows", "Rows of the input by what became of them", _rows(report))
         made["times"] = draw.stack("times", "Where the time went", _times(report))
-    if report and len(report.timeline) >= 3:
+    if report and report.tokens and len(report.timeline) >= 3:
         made["throughput"] = draw.throughput(report)
     if plan and sample and sample.seen:
         made["lengths"] = draw.lengths(sample.tokens, plan.model["max_tokens"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import traceback
@@ -23,6 +24,7 @@ from pipeline import flow, load
 from pipeline.batches import Encoded
 from pipeline.canary import Canary
 from pipeline.run.attempts import MOST, note_poison, poison_of
+from pipeline.run.manners import unheard
 from pipeline.store import open_store
 from schemas.errors import EmbedmillError, InputError, ModelError, TryAgain
 from schemas.plan import Plan, Unit
@@ -39,15 +41,16 @@ def encode_apart(plan: Plan, unit: Unit) -> Encoded:
     what = f"unit {unit.key} was begun {MOST} times and not finished"
     print(f"embedmill: {what}; encoding it in a process of its own", file=sys.stderr, flush=True)
     store = open_store(plan.output)
-    poison = poison_of(store, unit)
+    poison, looked = poison_of(store, unit), False
     with _Child(plan) as child:
         while (encoded := child.encode(unit, poison)) is None:
             if child.encode(unit, range(unit.rows)) is None:
                 raise _unreadable(child, unit)
             rest = [row for row in range(unit.rows) if row not in poison]
-            if not (found := _find(child, unit, rest)):
+            if not (found := _find(child, unit, rest)) and looked:
                 raise _no_row(child, unit)
-            poison = note_poison(store, unit, [*poison, *found])
+            looked = True
+            poison = note_poison(store, unit, [*poison, *found]) if found else poison
             if len(poison) > MOST_ROWS:
                 raise _too_many(child, unit)
     return encoded
@@ -55,8 +58,9 @@ def encode_apart(plan: Plan, unit: Unit) -> Encoded:
 
 def _find(child: _Child, unit: Unit, rows: list[int]) -> list[int]:
     """Of rows of which the process dies together, those of which it dies alone."""
-    if len(rows) == 1:
-        return rows
+    if len(rows) == 1:  # twice alone: a death of something else is no proof
+        others = set(range(unit.rows)).difference(rows)
+        return rows if child.encode(unit, sorted(others)) is None else []
     found: list[int] = []
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
         others = set(range(unit.rows)).difference(part)
@@ -83,13 +87,14 @@ class _Child:
         """The unit, without some of its rows; None if the process died, `how` says of what."""
         if self._process is None:
             path = os.pathsep.join(place or os.getcwd() for place in sys.path)
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", SERVE],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # a terminal's Ctrl-C is for the driver, which decides
-            )
+            with unheard(signal.SIGTERM):  # what stops the run is for the driver, which decides
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", SERVE],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env={**os.environ, "PYTHONPATH": path},
+                    start_new_session=True,  # and so is a terminal's Ctrl-C
+                )
             if self._ask(self.plan) is None:
                 what = f"a process that loads it dies ({self.how})"
                 do = "does this machine have the memory and the instructions for it?"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -20,7 +21,7 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Any
 
 from pipeline import flow, load
@@ -28,6 +29,7 @@ from pipeline.batches import Encoded, Prepared
 from pipeline.canary import Canary
 from pipeline.run import attempts
 from pipeline.run.apart import encode_apart
+from pipeline.run.manners import unheard
 from pipeline.run.receipt import Receipt
 from pipeline.store import open_store
 from pipeline.tokens import Tokenizer
@@ -62,11 +64,17 @@ def run_inline(
     with pool, lane, ThreadPoolExecutor(writers, "write") as writer:
         submit = lane.submit if lanes > 1 else _at_once
         try:
-            _fill(ahead, waiting, pool, prepare, count)
+            with unheard(signal.SIGINT):  # the terminal sends it to all; this process decides
+                _fill(ahead, waiting, pool, prepare, count)
             encoder = canary = None
             while ahead and store.size(stop_name) is None:
-                given = ahead.popleft().result()
-                _fill(ahead, waiting, pool, prepare, count)
+                try:
+                    given = ahead.popleft().result()
+                    _fill(ahead, waiting, pool, prepare, count)
+                except BrokenExecutor:
+                    if store.size(stop_name) is None:
+                        raise
+                    break  # what stops the run has ended those that read for it, too
                 # If all is reused, none is needed.
                 if encoder is None and isinstance(given, Prepared) and len(given.cu_P1) > 1:
                     encoder = load.load_encoder(plan)
@@ -135,9 +143,15 @@ def _preparers(plan: Plan, workers: int | str) -> tuple[Executor, Callable[[Unit
 
 
 def _start_process(plan: Plan) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _process["it"] = plan, load.load_tokenizer(plan)
+
+
+def _end_with(parent: Any) -> None:
+    """A worker has both ends of its queue, and would wait for ever for a parent that was killed."""
+    parent.join()
+    os._exit(1)
 
 
 def _prepare_in_process(unit: Unit) -> Given:

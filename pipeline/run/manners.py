@@ -1,4 +1,4 @@
-"""Keeps Ray from taking over the process that starts it: its signals and its stderr stay ours."""
+"""Whose signals and stderr are whose: Ray takes none of ours, our processes do not hear them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ def _give_back(handlers: dict[signal.Signals, Any]) -> None:
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def unheard(*numbers: signal.Signals) -> Iterator[None]:
+    """Processes that are started inside never hear these signals; ours come when it is left."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -240,3 +240,26 @@ def test_attempts_of_an_open_plan_stay_and_all_others_go(job: Callable[..., Spec
     assert [attempt_name(unit.key, 1)] == list(store.list("_embed/attempts"))
     run(spec)
     assert [] == list(store.list("_embed/attempts"))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_death_of_something_else_costs_no_row(
+    job: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """The first time that its process has the unit, a part of it, a single row, it is ended."""
+    spec, ended = job(TEXTS[:count]), set()
+    planned, unit = begun(spec)
+    right = apart._Child._ask
+
+    def ask(child: apart._Child, request: Any) -> Any:
+        without = len(request[1]) if isinstance(request, tuple) else count
+        if without < count and without not in ended:
+            ended.add(without)
+            child._process.kill()
+            child._process.wait()
+        return right(child, request)
+
+    monkeypatch.setattr(apart._Child, "_ask", ask)
+    encoded = apart.encode_apart(planned.plan, unit)
+    assert ended == ({0} if count == 1 else {0, 2, 3})
+    assert (encoded.rows_out, len(encoded.rejects)) == (count, 0)

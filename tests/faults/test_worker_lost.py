@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from jobs.run import run
 from pipeline.run import inline
 from schemas.errors import TryAgain
 from schemas.spec import Spec
-from tests.faults.processes import parts
+from tests.conftest import ROOT
+from tests.faults.processes import finish, parts, start, wait_for_parts, write_spec
 
 ROWS, UNITS = 80, 8
 
@@ -64,3 +70,74 @@ def test_a_killed_worker_ends_the_run_resumable(
     assert UNITS == run(spec("out", 2)).to_json()["parts"]
     run(spec("calm", 1))
     assert parts(tmp_path / "calm") == parts(tmp_path / "out")
+
+
+SCRIPT = """
+import embedmill
+{guard}print(embedmill.run({spec!r}, "run.workers=1")["rows_in"])
+"""
+
+
+@pytest.fixture
+def spec_of_texts(tmp_path: Path, tiny_bert: Path, write_texts: Callable[..., Path]) -> Path:
+    """A job of many units."""
+    texts = [f"yellow sour fruit {n}" for n in range(400)]
+    write_texts(tmp_path / "in" / "a.parquet", text=texts, id=[str(n) for n in range(400)])
+    return write_spec(
+        tmp_path / "spec.yaml", tmp_path / "in", str(tiny_bert), tmp_path / "out",
+        runner="inline", device="cpu", workers=1, unit_rows=2,
+    )  # fmt: skip
+
+
+def test_a_killed_driver_leaves_no_worker(spec_of_texts: Path, tmp_path: Path) -> None:
+    """They would wait for ever, and hold its memory and its stderr."""
+    driver = start(spec_of_texts)
+    wait_for_parts(tmp_path / "out", 3, driver)
+    workers = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    assert workers
+    gone, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+    code, _, errors = finish(driver, 20)
+    assert (-9, False) == (code, "Traceback" in errors)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_for_all_processes_stops_the_run(
+    spec_of_texts: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """As a terminal or `timeout` sends it, in the middle of the run: no worker's death is told."""
+    driver = start(spec_of_texts)
+    wait_for_parts(tmp_path / "out", 3, driver)
+    os.killpg(driver.pid, number)
+    code, _, errors = finish(driver, 60)
+    assert 128 + number == code, errors
+    assert "Traceback" not in errors and "WORKER_LOST" not in errors
+
+
+def test_a_signal_for_all_while_the_workers_start(spec_of_texts: Path) -> None:
+    driver = start(spec_of_texts)
+    while not psutil.Process(driver.pid).children():
+        assert driver.poll() is None
+        time.sleep(0.01)
+    os.killpg(driver.pid, signal.SIGINT)
+    code, _, errors = finish(driver, 60)
+    assert (130, False) == (code, "Traceback" in errors), errors
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_script_that_each_worker_would_run_again_says_so(
+    spec_of_texts: Path, tmp_path: Path, guarded: bool
+) -> None:
+    guard = 'if __name__ == "__main__":\n    ' if guarded else ""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(guard=guard, spec=str(spec_of_texts)))
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    if guarded:
+        assert (0, "400\n") == (ended.returncode, ended.stdout), ended.stderr
+    else:
+        assert ended.returncode
+        assert 'embedmill: put the call under `if __name__ == "__main__":`' in ended.stderr

@@ -272,3 +272,13 @@ def entry_of(
 def follower(request: pytest.FixtureRequest, entry_of: Callable[[str], dict[str, Any]]) -> Follower:
     """Each sink in turn, with nothing in it."""
     return Follower(entry_of(request.param))
+
+
+@pytest.fixture
+def make(entry_of: Callable, stages: dict[str, Stage]) -> Callable[[str], Follower]:
+    """make("lance"): a sink for the base stage."""
+
+    def follower(name: str) -> Follower:
+        return Follower(entry_of(name), stages["base"].out)
+
+    return follower

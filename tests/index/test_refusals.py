@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import dataclasses
 import json
@@ -11,11 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-import lance
 import pyarrow as pa
 import pytest
-from qdrant_client import QdrantClient, models
 
 from jobs.index_report import index_text
 from jobs.search import search
@@ -23,24 +19,14 @@ from pipeline.index.open import shape_of
 from pipeline.index.pgwords import refuse
 from pipeline.snapshot import read_plan, required
 from pipeline.store import open_store
-from schemas.errors import ConflictError, SpecError, StorageError
+from schemas.errors import SpecError, StorageError
 from schemas.load import dump_spec
 from schemas.sinks import Index
 from tests.index.conftest import Follower, Stage, spec_of
-from tests.index.qdrant_server import KEY
+from tests.index.test_places import taken_lance
 from tests.jobs.commandline import Bench
 
 Stages = dict[str, Stage]
-
-
-@pytest.fixture
-def make(entry_of: Callable, stages: Stages) -> Callable[[str], Follower]:
-    """make("lance"): a sink for the base stage."""
-
-    def follower(name: str) -> Follower:
-        return Follower(entry_of(name), stages["base"].out)
-
-    return follower
 
 
 @pytest.fixture
@@ -54,66 +40,6 @@ def command(bench: Bench, out: Path, *entries: dict, more: tuple[str, ...] = ())
     path = bench.folder / "job.yaml"
     path.write_text(dump_spec(spec_of(out, out, out, entries)), encoding="utf-8")
     return bench.command("index", str(path), *more)
-
-
-# --- places that are somebody else's ---
-
-
-def taken_lance(entry: dict) -> None:
-    lance.write_dataset(pa.table({"mine": [1, 2]}), entry["path"])
-
-
-def taken_folder(entry: dict) -> None:
-    Path(entry["path"]).mkdir()
-    (Path(entry["path"]) / "mine.txt").write_text("mine")
-
-
-def taken_table(entry: dict) -> None:
-    async def make() -> None:
-        db = await asyncpg.connect()
-        await db.execute('CREATE TABLE "{}" (mine int)'.format(entry["table"].replace('"', '""')))
-        await db.close()
-
-    asyncio.run(make())
-
-
-def taken_collection(entry: dict) -> None:
-    client = QdrantClient(url=entry["url"], api_key=KEY, check_compatibility=False)
-    vector = models.VectorParams(
-        size=4, distance=models.Distance.DOT, datatype=models.Datatype.FLOAT32
-    )
-    client.create_collection(entry["collection"], vectors_config=vector)
-    client.close()
-
-
-def taken_alias(entry: dict) -> None:
-    taken_collection({**entry, "collection": "theirs"})
-    client = QdrantClient(url=entry["url"], api_key=KEY, check_compatibility=False)
-    alias = models.CreateAlias(collection_name="theirs", alias_name=entry["collection"])
-    client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
-    client.close()
-
-
-TAKEN = {
-    "lance": (taken_lance, taken_folder),
-    "faiss": (taken_folder,),
-    "qdrant": (taken_folder,),
-    "pgvector": (taken_table,),
-    "server": (taken_collection, taken_alias),
-}
-
-
-@pytest.mark.filterwarnings("ignore:Api key")
-@pytest.mark.parametrize(("name", "take"), [(n, take) for n in TAKEN for take in TAKEN[n]])
-def test_a_place_that_is_not_ours_is_left_alone(
-    make: Callable, name: str, take: Callable[[dict], None]
-) -> None:
-    follower = make(name)
-    take(follower.entry)
-    with pytest.raises(ConflictError, match=r"SINK_TAKEN: .*no sink of ours; choose another"):
-        follower.index()
-    with pytest.raises(ConflictError):
-        follower.loaded()
 
 
 # --- names and types that a sink has no room for ---
@@ -245,28 +171,6 @@ def test_what_the_engine_of_qdrant_cannot_write_is_one_line(
     monkeypatch.setattr(edge.qdrant, "EdgeShard", Full)
     with pytest.raises(StorageError, match="SINK: .*No space left on device.*index again"):
         make("qdrant").index()
-
-
-def test_two_sinks_of_one_place_are_refused(make: Callable, stages: Stages) -> None:
-    entry = make("faiss").entry
-    other = entry | {"name": "other", "metric": "dot"}
-    assert spec_of(Path("in"), Path("m"), Path("out"), [entry, other | {"path": "/elsewhere"}])
-    for spelled in (entry["path"], f"{entry['path']}/.", f"{entry['path']}/x/../"):
-        with pytest.raises(ValueError, match="'faiss' and 'other' have one place"):
-            spec_of(Path("in"), Path("m"), Path("out"), [entry, other | {"path": spelled}])
-
-
-def test_a_place_that_holds_another_column_by_now_is_not_searched(
-    make: Callable, tmp_path: Path
-) -> None:
-    """The query would be of one column, and what it is compared with of another."""
-    follower = make("faiss")
-    follower.index()
-    with follower.opened() as sink:
-        sink.begin(False, "x")
-        sink.publish(dataclasses.replace(sink.loaded(), column="other"))
-    with pytest.raises(ConflictError, match="OTHER_COLUMN: .*'other' by now, not 'vector'"):
-        search(str(follower.out), "lemon", sink="faiss")
 
 
 def test_the_report_as_json_and_for_people(bench: Bench, make: Callable, stages: Stages) -> None:

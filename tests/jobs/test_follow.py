@@ -91,6 +91,17 @@ def test_a_run_that_was_killed_gives_way_to_the_next(
     assert f"run {RUN}: no word for 5 min; was it killed?" == Teller().line(found[1])
 
 
+def test_a_run_that_a_later_one_outlived_is_not_told_as_if_it_went_on(
+    tmp_path: Path, write: Callable[..., None]
+) -> None:
+    write(OLD, event("start", 0, units=2, rows=20), event("progress", 1, rows=10, tokens=1))
+    write(RUN, event("start", 0, units=1, rows=10), event("end", 9, exit_code=0))
+    steps = [lambda: write(NEW, event("start", 0), event("end", 1, exit_code=0))]
+    found = list(follow(str(tmp_path), script(*steps)))
+
+    assert [(NEW, "start"), (NEW, "end")] == [(e["run_id"], e["event"]) for e in found]
+
+
 def test_events_of_the_real_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A submitted run's log has the id of its job."""
     monkeypatch.setenv(RUN_ID, NEW)

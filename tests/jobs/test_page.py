@@ -10,10 +10,12 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.page import sample as sampling
+from jobs.page.draw import _curves, along
 from jobs.page.facts import read_facts
 from jobs.page.make import HERE, make_page
 from jobs.page.sample import shown
@@ -21,6 +23,7 @@ from jobs.run import run
 from pipeline.snapshot import read_plan, required, table
 from pipeline.store import LocalStore
 from schemas.errors import ConflictError
+from schemas.manifest import PART_TABLE
 from schemas.spec import Spec
 from tests.jobs.conftest import Output, flip_a_bit_of, texts
 from tests.jobs.nasty import NASTY
@@ -234,3 +237,16 @@ def _contrast(one: str, other: str) -> float:
 
     low, high = sorted((light(one), light(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_curves_are_of_what_was_encoded_and_have_gaps_where_all_was_reused() -> None:
+    names = [field.name for field in PART_TABLE]
+    sums = {name: np.zeros(3) for name in names} | {
+        "sequences": np.array([2.0, 0.0, 1.0]), "tokens_encoded": np.array([20.0, 0.0, 8.0]),
+        "tokens": np.array([20.0, 900.0, 500.0]), "tokens_unknown": np.array([0.0, 0.0, 4.0]),
+        "rows_in": np.full(3, 50.0), "rows_out": np.full(3, 50.0),
+    }  # fmt: skip
+    curves = {curve.title: curve.values for curve in _curves(sums)}
+    np.testing.assert_equal(curves["tokens a sequence"], [10.0, np.nan, 8.0])
+    np.testing.assert_equal(curves["unknown tokens"], [0.0, np.nan, 50.0])
+    assert "rows 101 to 150" in along(sums) and "rows 51 to 100" not in along(sums)

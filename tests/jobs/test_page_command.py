@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,26 @@ def bench(
 ) -> Bench:  # fmt: skip
     write_texts(tmp_path / "in" / "a.parquet", text=["a lemon", "a boat", "the sun"])
     return Bench(tmp_path, tiny_bert, capsys, monkeypatch)
+
+
+def test_a_night_that_encoded_nothing_has_a_page(
+    bench: Bench, write_texts: Callable[..., Path]
+) -> None:
+    """The corpus under new names: all vectors are reused, and nothing was measured."""
+    texts = [f"a lemon {n}" for n in range(12)]
+    write_texts(bench.folder / "in" / "a.parquet", text=texts)
+    assert bench.run(run__unit_rows=3)[0] == 0
+    write_texts(bench.folder / "new" / "b.parquet", text=texts)
+    code, out, err = bench.run("--json", input__path=str(bench.folder / "new"), run__unit_rows=3)
+    report = json.loads(out)
+    assert (code, report["tokens"], report["rows_reused"], report["parts"]) == (0, 0, 12, 4)
+    assert "12 of 12 rows, 0 tokens/s" in err
+    file = bench.folder / "night.html"
+
+    code, _, err = bench.command("report", str(bench.folder / "out"), "--html", str(file))
+
+    assert code == 0, err
+    assert "All went well" in file.read_text(encoding="utf-8")
 
 
 def test_a_page_that_cannot_be_made_leaves_the_last_one(tmp_path: Path) -> None:

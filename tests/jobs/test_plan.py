@@ -114,6 +114,15 @@ def test_a_rate_is_that_of_the_largest_of_the_last_runs(
     assert facts["seconds_estimated"] == round(4 + facts["tokens_estimated"] / 100, 1)
 
 
+def test_nights_without_news_do_not_hide_what_was_measured(job: Job) -> None:
+    job.run()
+    job.measured("20990101T000000Z-000000", tokens=1000, seconds=14.0, startup_seconds=4.0)
+    for day in range(10, 25):
+        job.measured(f"209901{day}T000000Z-000000", tokens=0)
+
+    assert job.plan()["rate_from"] == "measured by run 20990101T000000Z-000000"
+
+
 def test_only_the_last_runs_are_asked(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rates, "NEWEST", 1)
     job.run()

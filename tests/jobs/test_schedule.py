@@ -17,7 +17,7 @@ from crontab import CronTab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.schedule import MACROS, check_cron, schedule
+from jobs.schedule import DAYS_TO, MACROS, _short_name, check_cron, schedule
 from schemas.errors import SpecError
 from schemas.load import load_spec
 from schemas.spec import Spec
@@ -71,6 +71,25 @@ def test_a_time_that_all_three_understand(cron: str) -> None:
 def test_a_time_that_one_would_refuse(cron: str, word: str) -> None:
     with pytest.raises(SpecError, match=word):
         check_cron(cron)
+
+
+def test_sunday_is_not_7_where_kubernetes_reads_it() -> None:
+    check_cron("0 2 * * 0-6", DAYS_TO["kuberay"])
+    for cron in ("0 2 * * 7", "0 2 * * 1-7"):
+        check_cron(cron)
+        with pytest.raises(SpecError, match="weekday; it goes from 0 to 6"):
+            check_cron(cron, DAYS_TO["kuberay"])
+
+
+@pytest.mark.parametrize(
+    "stem",
+    ["corpus", "nightly-product-catalogue-embeddings", "a" * 30 + "-b", "每晚", "-.-", "x" * 200],
+)
+def test_a_name_is_one_that_kubernetes_takes_with_room_for_a_run_s_own(stem: str) -> None:
+    found = f"embedmill-{_short_name(f'{stem}.yaml')}"
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", found)
+    assert len(f"{found}-12345") <= 47
+    assert _short_name("每晚.yaml") != _short_name("晚报.yaml")
 
 
 @settings(max_examples=300, deadline=None)

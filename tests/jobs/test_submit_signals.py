@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from jobs.signals import Signals
-from jobs.submit import _follow
-from schemas.errors import Interrupted
+from jobs.submit import _follow, stop
+from schemas.errors import Interrupted, TryAgain
 
 
 def interrupt() -> None:
@@ -93,3 +93,44 @@ def test_handlers_are_as_they_were() -> None:
     with Signals():
         assert before != signal.getsignal(signal.SIGINT)
     assert before == signal.getsignal(signal.SIGINT)
+
+
+def test_a_job_is_followed_without_its_log_where_a_proxy_lets_no_socket_by(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is seen, and told from the log by another way; and the cluster is not hammered."""
+    cluster, asked, slept = Cluster(), [], []
+
+    async def refused(_: str) -> AsyncIterator[str]:
+        asked.append("log")
+        raise ConnectionResetError("no upgrade")
+        yield ""
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            cluster.over = True
+
+    def info(_: str) -> SimpleNamespace:
+        return SimpleNamespace(status="SUCCEEDED" if cluster.over else "RUNNING")
+
+    cluster.over = False
+    cluster.tail_job_logs, cluster.get_job_info = refused, info
+    cluster.get_job_logs = lambda _: 'encoding\n{"exit_code": 0}\n'
+    monkeypatch.setattr("jobs.submit.asyncio.sleep", sleep)
+    with Signals() as signals:
+        said, about = asyncio.run(_follow(cluster, "r", signals))
+
+    assert (said, about.status) == ({"exit_code": 0}, "SUCCEEDED")
+    assert (4, [1, 1, 1]) == (len(asked), slept)
+    assert "encoding\n" == capsys.readouterr().err
+
+
+def test_a_cluster_that_is_lost_while_a_run_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_: str) -> None:
+        raise ConnectionError("Connection refused")
+
+    client = SimpleNamespace(stop_job=away)
+    monkeypatch.setattr("jobs.submit._connect", lambda _: client)
+    with pytest.raises(TryAgain, match="NO_CLUSTER: http://there: .*Connection refused"):
+        stop("r", "http://there")
