@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from jobs.ending import fail, listened, refuse_shadows, storage_error
-from schemas.errors import EmbedmillError, Interrupted
+from embedmill.jobs.process.ending import fail, listened, storage_error
+from embedmill.schemas.errors import EmbedmillError, Interrupted
 
 SETS = click.option(
     "--set", "sets", multiple=True, metavar="A.B=C", help="Override a field of the spec."
@@ -40,7 +40,7 @@ def cli() -> None:
 @JSON
 def check(spec: str, sets: tuple[str, ...], as_json: bool) -> None:
     """Print the resolved spec, or its problems."""
-    from schemas.load import dump_spec, load_spec
+    from embedmill.schemas.spec_file.load import dump_spec, load_spec
 
     resolved = load_spec(spec, sets)
     _print(resolved.model_dump(), dump_spec(resolved).rstrip(), as_json)
@@ -52,9 +52,9 @@ def check(spec: str, sets: tuple[str, ...], as_json: bool) -> None:
 @JSON
 def plan(spec: str, sets: tuple[str, ...], as_json: bool) -> None:
     """Say what a run would do, writing nothing."""
-    from jobs.plan import plan as make
-    from jobs.plan import plan_text
-    from schemas.load import load_spec
+    from embedmill.jobs.estimate.plan import plan as make
+    from embedmill.jobs.estimate.plan import plan_text
+    from embedmill.schemas.spec_file.load import load_spec
 
     facts = make(load_spec(spec, sets))
     _print(facts, plan_text(facts), as_json)
@@ -66,9 +66,9 @@ def plan(spec: str, sets: tuple[str, ...], as_json: bool) -> None:
 @JSON
 def run(spec: str, sets: tuple[str, ...], as_json: bool) -> None:
     """Encode; resume; refresh: always this command."""
-    from jobs.report import report_text
-    from jobs.run import run as start
-    from schemas.load import load_spec
+    from embedmill.jobs.run import run as start
+    from embedmill.jobs.watch.report import report_text
+    from embedmill.schemas.spec_file.load import load_spec
 
     resolved = load_spec(spec, sets)
     facts = start(resolved).to_json()
@@ -85,11 +85,11 @@ def run(spec: str, sets: tuple[str, ...], as_json: bool) -> None:
 @JSON
 def submit(spec: str, sets: tuple[str, ...], address: str, no_wait: bool, as_json: bool) -> None:
     """Run on a cluster: follow the job, print its report, end with its exit code."""
-    from jobs.report import report_text
-    from schemas.load import load_spec
+    from embedmill.jobs.watch.report import report_text
+    from embedmill.schemas.spec_file.load import load_spec
 
     resolved = load_spec(spec, sets)
-    from jobs.submit import submit as send
+    from embedmill.jobs.cluster.submit import submit as send
 
     facts, code = send(resolved, address, wait=not no_wait)
     if not code:
@@ -105,7 +105,7 @@ def submit(spec: str, sets: tuple[str, ...], address: str, no_wait: bool, as_jso
 @JSON
 def stop(run: str, address: str, as_json: bool) -> None:
     """End a submitted run: it finishes the units in flight, and can be resumed."""
-    from jobs.submit import stop as end
+    from embedmill.jobs.cluster.submit import stop as end
 
     facts = end(run, address)
     _print(facts, f"run {run} is {facts['status']}; the same submit resumes it", as_json)
@@ -121,8 +121,8 @@ def stop(run: str, address: str, as_json: bool) -> None:
 @click.option("--ray-cron-job", is_flag=True, help="KubeRay's alpha RayCronJob, not a CronJob.")
 def schedule(spec: str, sets: tuple[str, ...], **when: Any) -> None:
     """Print the file that a scheduler wants; nothing is installed."""
-    from jobs.schedule import schedule as make
-    from schemas.load import load_spec
+    from embedmill.jobs.cluster.schedule import schedule as make
+    from embedmill.schemas.spec_file.load import load_spec
 
     click.echo(make(load_spec(spec, sets), spec, sets=sets, **when))
 
@@ -135,15 +135,15 @@ def schedule(spec: str, sets: tuple[str, ...], **when: Any) -> None:
 def status(output: str, files: bool, follow: bool, as_json: bool) -> None:
     """Say what is committed and what is running, from storage alone."""
     if follow:
-        from jobs.follow import Teller
-        from jobs.follow import follow as events
+        from embedmill.jobs.watch.follow import Teller
+        from embedmill.jobs.watch.follow import follow as events
 
         teller = Teller()
         for event in events(output):
             _print(event, teller.line(event), as_json)
         return
-    from jobs.status import status as read
-    from jobs.status import status_text
+    from embedmill.jobs.watch.status import status as read
+    from embedmill.jobs.watch.status import status_text
 
     facts = read(output, files=files)
     _print(facts, status_text(facts), as_json)
@@ -155,8 +155,8 @@ def status(output: str, files: bool, follow: bool, as_json: bool) -> None:
 @JSON
 def verify(output: str, sample: int, as_json: bool) -> None:
     """Check everything committed: digests, tiling, counts, finiteness. Exit 4 if not ok."""
-    from jobs.verify import verify as examine
-    from jobs.verify import verify_text
+    from embedmill.jobs.verify.output import verify as examine
+    from embedmill.jobs.verify.output import verify_text
 
     facts = examine(output, sample=sample)
     _print(facts, verify_text(facts), as_json)
@@ -170,8 +170,8 @@ def verify(output: str, sample: int, as_json: bool) -> None:
 @JSON
 def report(output: str, html: str | None, as_json: bool) -> None:
     """Print the report of the last run that came to its end."""
-    from jobs.report import report as read
-    from jobs.report import report_text, write_html
+    from embedmill.jobs.watch.report import report as read
+    from embedmill.jobs.watch.report import report_text, write_html
 
     if html is not None:
         write_html(output, html)
@@ -188,9 +188,9 @@ def report(output: str, html: str | None, as_json: bool) -> None:
 @JSON
 def explain(spec: str, text: str, text_b: str | None, sets: tuple[str, ...], as_json: bool) -> None:
     """Show the model's input for a text: tokens, ids, segments, positions, norms."""
-    from jobs.explain import explain as show
-    from jobs.explain import explain_text
-    from schemas.load import load_spec
+    from embedmill.jobs.explain import explain as show
+    from embedmill.jobs.explain import explain_text
+    from embedmill.schemas.spec_file.load import load_spec
 
     facts = show(load_spec(spec, sets), text, text_b)
     _print(facts, explain_text(facts), as_json)
@@ -209,8 +209,8 @@ def explain(spec: str, text: str, text_b: str | None, sets: tuple[str, ...], as_
 @JSON
 def search(output: str, query: str, as_json: bool, **how: Any) -> None:
     """Find the nearest rows, exactly, straight from the parts; or in a sink."""
-    from jobs.search import search as find
-    from jobs.search import search_text
+    from embedmill.jobs.search.exact import search as find
+    from embedmill.jobs.search.exact import search_text
 
     facts = find(output, query, **how)
     _print({"hits": facts["hits"]}, search_text(facts), as_json)
@@ -222,9 +222,9 @@ def search(output: str, query: str, as_json: bool, **how: Any) -> None:
 @JSON
 def index(spec: str, sets: tuple[str, ...], as_json: bool) -> None:
     """Load the snapshot into the spec's sinks, or what changed of it; check them."""
-    from jobs.index import index as load
-    from jobs.index_report import index_text
-    from schemas.load import load_spec
+    from embedmill.jobs.index import index as load
+    from embedmill.jobs.watch.index_report import index_text
+    from embedmill.schemas.spec_file.load import load_spec
 
     facts = load(load_spec(spec, sets))
     _print(facts, index_text(facts), as_json)
@@ -242,11 +242,20 @@ def index(spec: str, sets: tuple[str, ...], as_json: bool) -> None:
 @JSON
 def gc(output: str, keep: int, as_json: bool) -> None:
     """Remove what no kept manifest names."""
-    from pipeline.gc import collect
-    from pipeline.store import open_store
+    from embedmill.pipeline.snapshot.gc import collect
+    from embedmill.pipeline.store import open_store
 
     removed = collect(open_store(output), keep)
     _print({"removed": removed}, f"{len(removed)} objects removed", as_json)
+
+
+@cli.command("start-rayjob", hidden=True)
+@click.argument("manifest", metavar="FILE")
+def start_rayjob(manifest: str) -> None:
+    """Start a RayJob from inside a pod and wait for its end; what a scheduled CronJob runs."""
+    from embedmill.jobs.cluster import rayjob
+
+    sys.exit(rayjob.main(manifest))
 
 
 def main() -> None:
@@ -257,7 +266,6 @@ def main() -> None:
 
 def _main(as_json: bool) -> None:
     try:
-        refuse_shadows()
         cli(standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Abort:

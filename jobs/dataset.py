@@ -5,10 +5,10 @@ from __future__ import annotations
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from pipeline.snapshot import read_plan, required, table
-from pipeline.store import LocalStore, open_store
-from pipeline.store.arrow import filesystem_of
-from schemas.columns import part_schema
+from embedmill.pipeline.snapshot.read import read_plan, required, table
+from embedmill.pipeline.store import LocalStore, open_store
+from embedmill.pipeline.store.arrow import filesystem_of
+from embedmill.schemas.columns import part_schema
 
 
 def dataset(output: str) -> ds.Dataset:

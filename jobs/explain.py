@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.batches import Pack
-from pipeline.load import check_room, fit_segments
-from pipeline.model import ModelFolder, open_model
-from pipeline.resolve import resolve_model
-from pipeline.tokens import Tokenizer
-from schemas.columns import Status
-from schemas.errors import SpecError
-from schemas.spec import Spec
+from embedmill.pipeline.batches import Pack
+from embedmill.pipeline.load import check_room, fit_segments
+from embedmill.pipeline.model.folder import ModelFolder, open_model
+from embedmill.pipeline.plan.resolve import resolve_model
+from embedmill.pipeline.tokens.tokenizer import Tokenizer
+from embedmill.schemas.columns import Status
+from embedmill.schemas.errors import SpecError
+from embedmill.schemas.spec import Spec
 
 if TYPE_CHECKING:
-    from pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.encode.encoder import Encoder
 
 # The order in which the engine gives them; each is one (T, D) tensor in fp32.
 NORMS = ("token", "segment", "position", "sum", "normed")
@@ -111,7 +111,7 @@ def explain_text(found: dict[str, Any]) -> str:
 
 def _encoder(model: ModelFolder) -> Encoder:
     """The engine on the CPU in fp32: embeddings are fp32 in every precision."""
-    from pipeline.encode.load import load_encoder
+    from embedmill.pipeline.encode.load import load_encoder
 
     threads = len(os.sched_getaffinity(0))
     return load_encoder(model.folder, device="cpu", precision="exact", threads=threads)

@@ -17,21 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from jobs.ending import storage_error
-from jobs.index_report import REPORTS
-from pipeline.index.changes import NONE_GONE, PARTITION, Changes, changes
-from pipeline.index.check import Checked, check
-from pipeline.index.open import absolute, open_sink, place_of, shape_of
-from pipeline.index.records import ahead, all_records, keys_of, records, side_by_side
-from pipeline.index.sink import Loaded, Sink
-from pipeline.ranges import ranges_of
-from pipeline.run.log import new_run_id
-from pipeline.snapshot import Snapshot, read_plan, required, table
-from pipeline.store import Store, open_store
-from schemas.errors import EmbedmillError, QualityError, SpecError, StorageError
-from schemas.plan import Plan
-from schemas.sinks import Index
-from schemas.spec import Spec
+from embedmill.jobs.process.ending import storage_error
+from embedmill.jobs.watch.index_report import REPORTS
+from embedmill.pipeline.index.changes import NONE_GONE, PARTITION, Changes, changes
+from embedmill.pipeline.index.check import Checked, check
+from embedmill.pipeline.index.open import absolute, open_sink, place_of, shape_of
+from embedmill.pipeline.index.records import ahead, all_records, keys_of, records, side_by_side
+from embedmill.pipeline.index.sink import Loaded, Sink
+from embedmill.pipeline.run.log import new_run_id
+from embedmill.pipeline.snapshot.read import Snapshot, read_plan, required, table
+from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.vectors.ranges import ranges_of
+from embedmill.schemas.errors import EmbedmillError, QualityError, SpecError, StorageError
+from embedmill.schemas.plan import Plan
+from embedmill.schemas.sinks import Index
+from embedmill.schemas.spec import Spec
 
 
 def index(spec: Spec) -> dict[str, Any]:

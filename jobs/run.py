@@ -8,24 +8,24 @@ from __future__ import annotations
 import json
 import time
 
-from jobs.interrupt import Interrupts
-from jobs.progress import Progress
-from jobs.ranges import freeze_ranges
-from pipeline.commit import adopt_all, commit_snapshot, overtaken
-from pipeline.gates import judge
-from pipeline.gc import collect
-from pipeline.load import load_tokenizer
-from pipeline.plan import Planned, freeze, make_plan
-from pipeline.reuse import freeze_index
-from pipeline.run.log import RunLog
-from pipeline.run.receipt import Tally
-from pipeline.run.start import start
-from pipeline.run.summary import summarize
-from pipeline.snapshot import open_plans
-from pipeline.store import Store, open_store
-from schemas.errors import ConflictError
-from schemas.report import RunReport
-from schemas.spec import Spec
+from embedmill.jobs.process.interrupt import Interrupts
+from embedmill.jobs.process.progress import Progress
+from embedmill.pipeline.load import load_tokenizer
+from embedmill.pipeline.parts.commit import adopt_all, commit_snapshot, overtaken
+from embedmill.pipeline.plan.plan import Planned, freeze, make_plan
+from embedmill.pipeline.reuse.rows import freeze_index
+from embedmill.pipeline.run.freeze_ranges import freeze_ranges
+from embedmill.pipeline.run.log import RunLog
+from embedmill.pipeline.run.receipt import Tally
+from embedmill.pipeline.run.start import start
+from embedmill.pipeline.run.summary import summarize
+from embedmill.pipeline.snapshot.gates import judge
+from embedmill.pipeline.snapshot.gc import collect
+from embedmill.pipeline.snapshot.read import open_plans
+from embedmill.pipeline.store import Store, open_store
+from embedmill.schemas.errors import ConflictError
+from embedmill.schemas.report import RunReport
+from embedmill.schemas.spec import Spec
 
 
 def run(spec: Spec) -> RunReport:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.flat import offsets, places
-from schemas.plan import Unit
+from embedmill.pipeline.ragged import offsets, places
+from embedmill.schemas.plan import Unit
 
 
 @dataclass(frozen=True, slots=True)

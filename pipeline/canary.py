@@ -17,13 +17,13 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from pipeline.batches import Pack, Sequences
-from pipeline.encode.encoder import Encoder
-from pipeline.load import folder_of, load_tokenizer
-from pipeline.plan import ipc_bytes
-from pipeline.store import Store, open_store
-from schemas.errors import ModelError
-from schemas.plan import Plan
+from embedmill.pipeline.batches import Pack, Sequences
+from embedmill.pipeline.encode.encoder import Encoder
+from embedmill.pipeline.load import folder_of, load_tokenizer
+from embedmill.pipeline.plan.plan import ipc_bytes
+from embedmill.pipeline.store import Store, open_store
+from embedmill.schemas.errors import ModelError
+from embedmill.schemas.plan import Plan
 
 # Least cosine with the reference. None is about quality: random or shifted ids, a missing
 # segment, other weights or a broken kernel are far below; honest bf16 is far above. Of MiniLM the
@@ -46,7 +46,7 @@ def make_canary(store: Store, plan: Plan) -> None:
     """Asks the reference, if this output has no canary of this fingerprint yet."""
     if store.size(canary_name(plan)) is not None:
         return
-    from pipeline.encode.reference import Reference
+    from embedmill.pipeline.encode.reference import Reference
 
     reference = Reference(
         folder_of(plan),

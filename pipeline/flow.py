@@ -1,8 +1,8 @@
 """The corridor: the rooms composed into the three functions that every runner calls.
 
-    prepare(unit) -> Prepared      CPU worker: read, tokenize, sort, cut into packs
-    encode(prepared) -> Encoded    encoder: forward pass, pooling, guards
-    commit(encoded) -> PartRecord  CPU worker: write, make visible
+prepare(unit) -> Prepared      CPU worker: read, tokenize, sort, cut into packs
+encode(prepared) -> Encoded    encoder: forward pass, pooling, guards
+commit(encoded) -> PartRecord  CPU worker: write, make visible
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.batches import Encoded, Prepared
-from pipeline.commit import commit_unit
-from pipeline.distinct import distinct, inputs_of, reject_long, rows_of
-from pipeline.pack import pack, sort_used
-from pipeline.read import read_unit
-from pipeline.reuse import reuse, together
-from pipeline.store import open_store
-from pipeline.table import made_with, part_table, rejects_table
-from pipeline.tokens import Tokenizer
-from pipeline.vectors import measured, unit_vectors
-from schemas.columns import Status
-from schemas.manifest import PartRecord
-from schemas.plan import Plan, Unit
+from embedmill.pipeline.batches import Encoded, Prepared
+from embedmill.pipeline.pack import pack, sort_used
+from embedmill.pipeline.parts.commit import commit_unit
+from embedmill.pipeline.parts.table import made_with, part_table, rejects_table
+from embedmill.pipeline.read.distinct import distinct, inputs_of, reject_long, rows_of
+from embedmill.pipeline.read.unit import read_unit
+from embedmill.pipeline.reuse.rows import reuse, together
+from embedmill.pipeline.store import open_store
+from embedmill.pipeline.tokens.tokenizer import Tokenizer
+from embedmill.pipeline.vectors.unit import measured, unit_vectors
+from embedmill.schemas.columns import Status
+from embedmill.schemas.manifest import PartRecord
+from embedmill.schemas.plan import Plan, Unit
 
 if TYPE_CHECKING:
-    from pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.encode.encoder import Encoder
 
 
 def prepare(plan: Plan, unit: Unit, tokenizer: Tokenizer, crashed: Sequence[int] = ()) -> Prepared:

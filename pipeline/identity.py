@@ -7,7 +7,7 @@ import json
 import struct
 from typing import Any
 
-from schemas.plan import Shard, Slice
+from embedmill.schemas.plan import Shard, Slice
 
 # Raise by hand when a change moves vectors for the same model and spec.
 NUMERICS = 3

@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.model import DENSE_MARK, ModelFolder, open_model
-from pipeline.resolve import resolve_device
-from pipeline.tokens import Tokenizer
-from schemas.errors import ModelError, SpecError
-from schemas.plan import Plan
+from embedmill.pipeline.model.folder import DENSE_MARK, ModelFolder, open_model
+from embedmill.pipeline.plan.resolve import resolve_device
+from embedmill.pipeline.tokens.tokenizer import Tokenizer
+from embedmill.schemas.errors import ModelError, SpecError
+from embedmill.schemas.plan import Plan
 
 if TYPE_CHECKING:
-    from pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.encode.encoder import Encoder
 
 
 @functools.lru_cache(maxsize=4)
@@ -80,7 +80,7 @@ def fit_segments(tokenizer: Tokenizer, types: int, pair: bool) -> None:
 
 def check_memory(model: ModelFolder, device: str) -> None:
     """ModelError if the weights alone cannot fit; they are read in fp32, on every device."""
-    from pipeline.encode.load import device_memory
+    from embedmill.pipeline.encode.load import device_memory
 
     needed, there = 4 * model.parameters, min(available_memory(), device_memory(device))
     if needed > there:
@@ -127,7 +127,7 @@ def check_room(tokenizer: Tokenizer, prompt: str, pair: bool, stride: int) -> No
 
 def load_encoder(plan: Plan) -> Encoder:
     """The encoder of the plan: weights on the device, checked."""
-    from pipeline.encode import load as engines
+    from embedmill.pipeline.encode import load as engines
 
     settings, model = plan.settings, model_of(plan)
     check_memory(model, settings.device)

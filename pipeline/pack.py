@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.batches import Sequences
+from embedmill.pipeline.batches import Sequences
 
 
 def sort_by_length(

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 import pyarrow as pa
 
-from schemas.plan import Plan, VectorColumn
+from embedmill.schemas.plan import Plan, VectorColumn
 
 
 class Status(IntEnum):

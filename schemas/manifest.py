@@ -26,9 +26,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.columns import SLICE
-from schemas.errors import ConflictError
-from schemas.plan import Shard, Slice, Unit
+from embedmill.schemas.columns import SLICE
+from embedmill.schemas.errors import ConflictError
+from embedmill.schemas.plan import Shard, Slice, Unit
 
 FORMAT = 1
 AT_ONCE = 10_000  # rows of a table in the making

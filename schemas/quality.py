@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from schemas.section import Section
+from embedmill.schemas.section import Section
 
 
 class Gate(Section):

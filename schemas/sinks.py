@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, model_validator
 
-from schemas.section import Name, Section
+from embedmill.schemas.section import Name, Section
 
 # sink -> the fields that say where it is, of which one of each group is needed
 PLACES: dict[str, tuple[str, ...]] = {

@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.quality import Quality
-from schemas.section import Count, Name, Section
-from schemas.sinks import Index
+from embedmill.schemas.quality import Quality
+from embedmill.schemas.section import Count, Name, Section
+from embedmill.schemas.sinks import Index
 
 RESERVED_COLUMNS = ("n_tokens", "n_chars_cut", "input_hash")
 WINDOW_COLUMNS = ("window", "char_start", "char_end")  # reserved where rows have windows
-Hardware = Literal["h200", "amx_core", "zen4_core"]  # what has been measured: jobs/cost.py
+Hardware = Literal["h200", "amx_core", "zen4_core"]  # what has been measured: jobs/estimate/cost.py
 
 
 class Input(Section):

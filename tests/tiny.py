@@ -50,9 +50,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def save_model(
-    folder: Path, kind: str = "bert", auto: str = "AutoModel", **changes: Any
-) -> Any:
+def save_model(folder: Path, kind: str = "bert", auto: str = "AutoModel", **changes: Any) -> Any:
     """Saves a random model of an Auto class with its tokenizer; gives it in fp64.
 
     So all rounding is ours.

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from jobs.history import PastRun
-from jobs.page.scatter import Scatter
-from jobs.page.svg import COLOURS, GRID, INK, MUTED, PAPER, inline_svg
-from schemas.report import FATES, RunReport
+from embedmill.jobs.page.scatter import Scatter
+from embedmill.jobs.page.svg import COLOURS, GRID, INK, MUTED, PAPER, inline_svg
+from embedmill.jobs.watch.history import PastRun
+from embedmill.schemas.report import FATES, RunReport
 
 WIDE, HALF = 10.2, 5.0  # inches; 72 units of a drawing each
 SHAPES = "os^Dvp"  # of groups, so that colour is not all that tells them apart

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.history import PastRun, past_runs
-from jobs.index_report import newest
-from jobs.page.sample import Sample, draw_sample, shown
-from pipeline.gates import measure
-from pipeline.snapshot import latest, read_plan, table
-from pipeline.store import Store, open_store
-from schemas.columns import REASONS, Status
-from schemas.errors import ConflictError, StorageError
-from schemas.manifest import PART_TABLE, Manifest
-from schemas.plan import Plan
-from schemas.report import RunReport
+from embedmill.jobs.page.sample import Sample, draw_sample, shown
+from embedmill.jobs.watch.history import PastRun, past_runs
+from embedmill.jobs.watch.index_report import newest
+from embedmill.pipeline.snapshot.gates import measure
+from embedmill.pipeline.snapshot.read import latest, read_plan, table
+from embedmill.pipeline.store import Store, open_store
+from embedmill.schemas.columns import REASONS, Status
+from embedmill.schemas.errors import ConflictError, StorageError
+from embedmill.schemas.manifest import PART_TABLE, Manifest
+from embedmill.schemas.plan import Plan
+from embedmill.schemas.report import RunReport
 
 MOST_RUNS = 30
 MOST_STRETCHES = 120  # of the corpus, for curves along it

@@ -15,13 +15,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from jobs.page import draw
-from jobs.page.facts import Facts, read_facts
-from jobs.page.sample import Sample
-from jobs.page.scatter import Scatter, scatter
-from jobs.page.verdict import judge_run
-from jobs.report import duration
-from schemas.report import FATES, RunReport
+from embedmill.jobs.page import draw
+from embedmill.jobs.page.facts import Facts, read_facts
+from embedmill.jobs.page.sample import Sample
+from embedmill.jobs.page.scatter import Scatter, scatter
+from embedmill.jobs.page.verdict import judge_run
+from embedmill.jobs.watch.report import duration
+from embedmill.schemas.report import FATES, RunReport
 
 HERE = Path(__file__).parent
 FIGURES = ("rows", "times", "throughput", "lengths", "along", "map", "history")

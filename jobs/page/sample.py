@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.search import DECODERS, plain
-from pipeline.ranges import ranges_of
-from pipeline.store import Store
-from pipeline.write import ROW_GROUP
-from schemas.errors import StorageError
-from schemas.plan import Plan, VectorColumn
+from embedmill.jobs.search.exact import DECODERS, plain
+from embedmill.pipeline.parts.write import ROW_GROUP
+from embedmill.pipeline.store import Store
+from embedmill.pipeline.vectors.ranges import ranges_of
+from embedmill.schemas.errors import StorageError
+from embedmill.schemas.plan import Plan, VectorColumn
 
 PLACES = 8
 BATCH_ROWS = 512

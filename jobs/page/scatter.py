@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.page.sample import Sample
+from embedmill.jobs.page.sample import Sample
 
 MOST_POINTS, MOST_GROUPS, ROWS_A_GROUP = 1200, 6, 40
 DIRECTIONS = 20  # that groups are found in

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-from jobs.history import PastRun
-from jobs.page.facts import Facts
-from jobs.page.sample import shown
-from schemas.report import FATES, RunReport
+from embedmill.jobs.page.facts import Facts
+from embedmill.jobs.page.sample import shown
+from embedmill.jobs.watch.history import PastRun
+from embedmill.schemas.report import FATES, RunReport
 
 FEW_TOKENS = 20_000  # a run of fewer says nothing about speed
 SLOW, SHRUNK = 0.5, 0.8

@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from pipeline.batches import Pack
-from pipeline.encode.attention import PACK, Spans, attend_registered, flash_takes
-from pipeline.encode.bert import ROUND_TOKENS
-from pipeline.encode.encoder import Hidden
-from pipeline.encode.ends import filled, indices
-from pipeline.encode.transfer import is_cuda, to_device
-from pipeline.families import by_longest, first_position
-from schemas.errors import ModelError
+from embedmill.pipeline.batches import Pack
+from embedmill.pipeline.encode.attention import PACK, Spans, attend_registered, flash_takes
+from embedmill.pipeline.encode.bert import ROUND_TOKENS
+from embedmill.pipeline.encode.embeddings import filled, indices
+from embedmill.pipeline.encode.encoder import Hidden
+from embedmill.pipeline.encode.transfer import is_cuda, to_device
+from embedmill.pipeline.model.architectures import by_longest, first_position
+from embedmill.schemas.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.encode.heads import Heads
+    from embedmill.pipeline.encode.heads.ours import Heads
 
 NAME = "embedmill"  # of our attention, in transformers' register
 TEST_LENGTHS = [2, 3, 5, 8, 13, 21, 34]  # of the self-test, and one sequence beyond a window

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import layer_norm, pad
 
-from pipeline.encode.attention import attend, distance_bias, runs
-from pipeline.encode.encoder import Hidden
-from pipeline.encode.ends import Ends, Norm
-from pipeline.encode.linear import Linear, rounded
-from pipeline.encode.transfer import to_device
-from pipeline.encode.weights import Layer, Weights
+from embedmill.pipeline.encode.attention import attend, distance_bias, runs
+from embedmill.pipeline.encode.embeddings import Ends, Norm
+from embedmill.pipeline.encode.encoder import Hidden
+from embedmill.pipeline.encode.linear import Linear, rounded
+from embedmill.pipeline.encode.transfer import to_device
+from embedmill.pipeline.encode.weights import Layer, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
 
-    from pipeline.batches import Pack
-    from pipeline.encode.heads import Heads
+    from embedmill.pipeline.batches import Pack
+    from embedmill.pipeline.encode.heads.ours import Heads
 
 # A pack is filled up to a multiple with a sequence of zeros. Every size that occurs keeps some
 # megabytes in oneDNN and in the heap: with any size, memory grows for hundreds of packs.

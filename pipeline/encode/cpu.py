@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from pipeline.encode import native
-from pipeline.encode.attention import distance_bias
-from pipeline.encode.encoder import Hidden
-from pipeline.encode.ends import Ends, check_ids
-from pipeline.encode.transfer import to_device
-from pipeline.encode.weights import Weights
+from embedmill.pipeline.encode.attention import distance_bias
+from embedmill.pipeline.encode.embeddings import Ends, check_ids
+from embedmill.pipeline.encode.encoder import Hidden
+from embedmill.pipeline.encode.native import library as native
+from embedmill.pipeline.encode.transfer import to_device
+from embedmill.pipeline.encode.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.batches import Pack
-    from pipeline.encode.heads import Heads
+    from embedmill.pipeline.batches import Pack
+    from embedmill.pipeline.encode.heads.ours import Heads
 
 ACTS = {"gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "relu": 3}
 DTYPES = {"exact": torch.float32, "fast": torch.bfloat16, "int8": torch.int8}

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from pipeline.encode.attention import attend_flash, flash_takes
-from pipeline.encode.encoder import Hidden
-from pipeline.encode.ends import Ends, Norm, check_ids
-from pipeline.encode.graphs import Graphs, Shape
-from pipeline.encode.transfer import is_cuda
-from pipeline.encode.weights import Layer, Weights
+from embedmill.pipeline.encode.attention import attend_flash, flash_takes
+from embedmill.pipeline.encode.embeddings import Ends, Norm, check_ids
+from embedmill.pipeline.encode.encoder import Hidden
+from embedmill.pipeline.encode.graphs import Graphs, Shape
+from embedmill.pipeline.encode.transfer import is_cuda
+from embedmill.pipeline.encode.weights import Layer, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.batches import Pack
-    from pipeline.encode.heads import Heads
+    from embedmill.pipeline.batches import Pack
+    from embedmill.pipeline.encode.heads.ours import Heads
 
 SHORT = 512  # up to this length our own attention is faster than one that is made for long texts
 Pair = tuple[torch.Tensor, torch.Tensor]  # weight (in, out), a view, and bias (out,)
@@ -55,7 +55,7 @@ class CudaLayer:
         self, x_TD: torch.Tensor, cu_N1: torch.Tensor, heads: int, longest: int, eps: float
     ) -> torch.Tensor:
         """(T, D) -> (T, D), in place."""
-        from pipeline.encode import kernels
+        from embedmill.pipeline.encode import kernels
 
         qkv_T3D = _product(x_TD, self.qkv)
         if longest <= SHORT and x_TD.shape[1] // heads in kernels.HEAD_WIDTHS:
@@ -118,7 +118,7 @@ class PackedCuda:
         return Hidden(input_TD[:total], hidden_TD[:total], cu_S1)
 
     def _forward(self, inputs: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
-        from pipeline.encode import kernels
+        from embedmill.pipeline.encode import kernels
 
         ids_T, cu_N1, second_N = shape.split(inputs)
         tables = self.ends.token, self.ends.segment, self.ends.position

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pipeline.batches import Pack
-    from pipeline.encode.heads import Heads
+    from embedmill.pipeline.batches import Pack
+    from embedmill.pipeline.encode.heads.ours import Heads
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.batches import Pack
+from embedmill.pipeline.batches import Pack
 
 LEAST_TOKENS, LEAST_SEQUENCES, LEAST_LONGEST = 256, 16, 32
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.families import FAMILIES
-from schemas.errors import ModelError
+from embedmill.pipeline.model.architectures import FAMILIES
+from embedmill.schemas.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.encode.encoder import Encoder
-    from pipeline.encode.heads import Heads
+    from embedmill.pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.encode.heads.ours import Heads
 
 # (device class, precision) -> the dtype of products and attention; the rest is fp32 always. For
 # int8 the dtype of attention and heads: the products of layers are rounded further.
@@ -66,7 +66,7 @@ def load_encoder(folder: Path, *, device: str, precision: str, threads: int) -> 
     torch.backends.cudnn.allow_tf32 = False
     if is_ours(folder):
         return _ours(Path(folder), device, precision, threads)
-    from pipeline.encode.auto import AutoEncoder
+    from embedmill.pipeline.encode.auto import AutoEncoder
 
     return AutoEncoder(Path(folder), device, getattr(torch, DTYPES[kind, precision]))
 
@@ -75,9 +75,9 @@ def _ours(folder: Path, device: str, precision: str, threads: int) -> Encoder:
     """Our own forward: kernels on a GPU, C on a CPU, torch's operators where neither is."""
     import torch
 
-    from pipeline.encode import cpu, cuda, proof
-    from pipeline.encode.bert import PackedBert
-    from pipeline.encode.weights import read_weights
+    from embedmill.pipeline.encode import cpu, cuda, proof
+    from embedmill.pipeline.encode.bert import PackedBert
+    from embedmill.pipeline.encode.weights import read_weights
 
     weights, kind = read_weights(folder), device.partition(":")[0]
     if kind == "cuda" and precision == "fast" and cuda.fits(weights):
@@ -108,7 +108,7 @@ def device_memory(device: str) -> float:
 
 def load_tail(folders: Sequence[Path], device: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """The dense layers behind a model's own pooling."""
-    from pipeline.encode.dense import read_dense
+    from embedmill.pipeline.encode.heads.dense import read_dense
 
     return read_dense(folders, device)
 
@@ -117,7 +117,7 @@ def load_heads(folder: Path, sources: Iterable[str], *, device: str, precision: 
     """The heads for columns of source scores and sparse, beside an encoder of the same device."""
     import torch
 
-    from pipeline.encode.heads import read_heads
+    from embedmill.pipeline.encode.heads.ours import read_heads
 
     dtype = getattr(torch, DTYPES[device.partition(":")[0], precision])
     return read_heads(Path(folder), sources, device, dtype)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from schemas.errors import ModelError
+from embedmill.schemas.errors import ModelError
 
 if TYPE_CHECKING:
-    from pipeline.batches import Pack
-    from pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.batches import Pack
+    from embedmill.pipeline.encode.encoder import Encoder
 
 Found = TypeVar("Found")
 

@@ -12,11 +12,11 @@ from functools import cache
 import numpy as np
 import torch
 
-from pipeline.encode import native
-from pipeline.encode.bert import PackedBert
-from pipeline.encode.cpu import ACTS, Layers
-from pipeline.encode.weights import Config, Layer, Weights
-from pipeline.families import FAMILIES
+from embedmill.pipeline.encode.bert import PackedBert
+from embedmill.pipeline.encode.cpu import ACTS, Layers
+from embedmill.pipeline.encode.native import library as native
+from embedmill.pipeline.encode.weights import Config, Layer, Weights
+from embedmill.pipeline.model.architectures import FAMILIES
 
 # precision -> how far from torch's a state may be, of those that are about 1 large
 TOLERANCE = {"exact": 2e-5, "fast": 0.1, "int8": 0.2}

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pipeline.encode.auto import read_model
-from pipeline.encode.dense import read_dense
-from pipeline.families import by_longest
-from pipeline.form import as_text, lower
-from pipeline.modules import read_object, read_sentence_config
-from schemas.errors import ModelError
+from embedmill.pipeline.encode.auto import read_model
+from embedmill.pipeline.encode.heads.dense import read_dense
+from embedmill.pipeline.model.architectures import by_longest
+from embedmill.pipeline.model.sentence_folder import read_object, read_sentence_config
+from embedmill.pipeline.tokens.special_tokens import as_text, lower
+from embedmill.schemas.errors import ModelError
 
 if TYPE_CHECKING:
-    from schemas.plan import VectorColumn
+    from embedmill.schemas.plan import VectorColumn
 
 BATCH = 16
 

@@ -15,9 +15,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pipeline.families import FAMILIES, Family, first_position, usual, why_not_ours
-from pipeline.modules import weight_files
-from schemas.errors import ModelError
+from embedmill.pipeline.model.architectures import (
+    FAMILIES,
+    Family,
+    first_position,
+    usual,
+    why_not_ours,
+)
+from embedmill.pipeline.model.sentence_folder import weight_files
+from embedmill.schemas.errors import ModelError
 
 # What the reference assumes where config.json is silent.
 DEFAULTS = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.index.sink import KEY_BYTES
+from embedmill.pipeline.index.sink import KEY_BYTES
 
 if TYPE_CHECKING:
     import polars as pl

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.index.records import batches, keys_of, opened, records
-from pipeline.index.sink import Shape, Sink
-from pipeline.index.values import DECODERS, bits_of, plain
-from pipeline.store import Store
+from embedmill.pipeline.index.records import batches, keys_of, opened, records
+from embedmill.pipeline.index.sink import Shape, Sink
+from embedmill.pipeline.index.values import DECODERS, bits_of, plain
+from embedmill.pipeline.store import Store
 
 K, SAMPLE = 10, 100
 EPSILON = 1e-5  # by which two ways to compute one score may differ, for vectors of length 1

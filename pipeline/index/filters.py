@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.errors import SpecError
+from embedmill.schemas.errors import SpecError
 
 # The longer ones first: <= begins with <. Each compares expressions and arrays alike.
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {

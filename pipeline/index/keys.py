@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from pipeline.index.sink import KEY_BYTES
-from pipeline.index.values import digests
-from pipeline.store import Store
-from schemas.columns import part_schema
-from schemas.manifest import keys_name
-from schemas.plan import Plan
-from schemas.spec import RESERVED_COLUMNS
+from embedmill.pipeline.index.sink import KEY_BYTES
+from embedmill.pipeline.index.values import digests
+from embedmill.pipeline.store import Store
+from embedmill.schemas.columns import part_schema
+from embedmill.schemas.manifest import keys_name
+from embedmill.schemas.plan import Plan
+from embedmill.schemas.spec import RESERVED_COLUMNS
 
 # Nobody waits until keys are on the disk; until then they are here.
 _writers = ThreadPoolExecutor(4, "embedmill-keys")

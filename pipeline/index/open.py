@@ -9,21 +9,21 @@ import importlib
 import os
 from pathlib import Path
 
-from pipeline.index.records import record_schema
-from pipeline.index.sink import Shape, Sink
-from pipeline.ranges import range_name, ranges_of
-from schemas.columns import DTYPES
-from schemas.errors import SpecError
-from schemas.plan import Plan, VectorColumn
-from schemas.sinks import Index
+from embedmill.pipeline.index.records import record_schema
+from embedmill.pipeline.index.sink import Shape, Sink
+from embedmill.pipeline.vectors.ranges import range_name, ranges_of
+from embedmill.schemas.columns import DTYPES
+from embedmill.schemas.errors import SpecError
+from embedmill.schemas.plan import Plan, VectorColumn
+from embedmill.schemas.sinks import Index
 
 # sink -> its module and class; Qdrant has two, for a server and for the engine in this process
 SINKS = {
-    "lance": ("lance", "LanceSink"),
-    "faiss": ("faiss", "FaissSink"),
-    "pgvector": ("pgvector", "PgvectorSink"),
-    "qdrant": ("qdrant", "QdrantSink"),
-    "qdrant edge": ("edge", "EdgeSink"),
+    "lance": ("lance.sink", "LanceSink"),
+    "faiss": ("faiss.sink", "FaissSink"),
+    "pgvector": ("pgvector.sink", "PgvectorSink"),
+    "qdrant": ("qdrant.server", "QdrantSink"),
+    "qdrant edge": ("qdrant.edge", "EdgeSink"),
 }
 KINDS = ("float", "int8", "binary")  # of columns that have one vector a row
 # Vectors of so many bytes are compared one by one in some 50 ms; an approximate index costs recall.
@@ -51,7 +51,7 @@ def open_sink(entry: Index, shape: Shape, plan: Plan) -> Sink:
     edge = entry.sink == "qdrant" and entry.path is not None
     name, kind = SINKS["qdrant edge" if edge else entry.sink]
     try:
-        room = importlib.import_module(f"pipeline.index.{name}")
+        room = importlib.import_module(f"embedmill.pipeline.index.sinks.{name}")
     except ModuleNotFoundError as error:
         what = f"index: {entry.sink} needs {error.name}; run pip install 'embedmill[{entry.sink}]'"
         raise SpecError("EXTRA_MISSING", "", what) from None

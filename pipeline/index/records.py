@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.index.keys import carried_fields, kept, keys_in, leave
-from pipeline.index.sink import KEY, KEY_BYTES, Shape
-from pipeline.index.values import digests
-from pipeline.store import Store
-from schemas.columns import vector_type
-from schemas.errors import SpecError, StorageError
-from schemas.plan import Plan, VectorColumn
+from embedmill.pipeline.index.keys import carried_fields, kept, keys_in, leave
+from embedmill.pipeline.index.sink import KEY, KEY_BYTES, Shape
+from embedmill.pipeline.index.values import digests
+from embedmill.pipeline.store import Store
+from embedmill.schemas.columns import vector_type
+from embedmill.schemas.errors import SpecError, StorageError
+from embedmill.schemas.plan import Plan, VectorColumn
 
 BATCH_BYTES = 32 << 20  # of the columns that are read at once: kept ones may be whole documents
 BATCH_ROWS = 16384

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from pipeline.identity import digest
-from schemas.columns import encode_schema
-from schemas.manifest import KEYS_FORMAT
-from schemas.plan import VectorColumn
+from embedmill.pipeline.identity import digest
+from embedmill.schemas.columns import encode_schema
+from embedmill.schemas.manifest import KEYS_FORMAT
+from embedmill.schemas.plan import VectorColumn
 
 if TYPE_CHECKING:
-    from pipeline.index.filters import Condition
+    from embedmill.pipeline.index.filters import Condition
 
 KEY = "embedmill_key"  # the column, where a sink has columns
 KEY_BYTES = 16

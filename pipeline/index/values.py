@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.ranges import dequantize
+from embedmill.pipeline.vectors.ranges import dequantize
 
 
 def plain(value: Any) -> Any:

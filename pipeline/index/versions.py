@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import IO
 
-from pipeline.index.sink import Loaded
-from schemas.errors import ConflictError, StorageError, TryAgain
+from embedmill.pipeline.index.sink import Loaded
+from embedmill.schemas.errors import ConflictError, StorageError, TryAgain
 
 MARK, CURRENT, FACTS = ".embedmill", "current", "load.json"
 WAIT_SECONDS = 60.0  # for somebody else who loads: a process that was killed holds no lock

@@ -12,12 +12,12 @@ import os
 import platform
 from itertools import count
 
-from pipeline import flow
-from pipeline.batches import Prepared
-from pipeline.store import Store, open_store
-from pipeline.tokens import Tokenizer
-from schemas.manifest import attempt_name, poison_name
-from schemas.plan import Plan, Unit
+from embedmill.pipeline import flow
+from embedmill.pipeline.batches import Prepared
+from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.tokens.tokenizer import Tokenizer
+from embedmill.schemas.manifest import attempt_name, poison_name
+from embedmill.schemas.plan import Plan, Unit
 
 MOST = 3  # attempts of a unit that is handed out like any other
 

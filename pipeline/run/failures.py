@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from schemas.errors import EmbedmillError, ModelError, TryAgain
+from embedmill.schemas.errors import EmbedmillError, ModelError, TryAgain
 
 # What Ray raises for code of ours that failed, if it could not bring along what that raised.
 FAILED_CODE = ("RayTaskError", "UserCodeException", "UnserializableException")

@@ -24,21 +24,21 @@ from concurrent.futures import (
 from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Any
 
-from pipeline import flow, load
-from pipeline.batches import Encoded, Prepared
-from pipeline.canary import Canary
-from pipeline.run import attempts
-from pipeline.run.apart import encode_apart
-from pipeline.run.manners import unheard
-from pipeline.run.receipt import Receipt
-from pipeline.store import open_store
-from pipeline.tokens import Tokenizer
-from schemas.errors import TryAgain
-from schemas.plan import Plan, Unit
-from schemas.spec import Run
+from embedmill.pipeline import flow, load
+from embedmill.pipeline.batches import Encoded, Prepared
+from embedmill.pipeline.canary import Canary
+from embedmill.pipeline.run import attempts
+from embedmill.pipeline.run.isolated import encode_apart
+from embedmill.pipeline.run.receipt import Receipt
+from embedmill.pipeline.run.signals import unheard
+from embedmill.pipeline.store import open_store
+from embedmill.pipeline.tokens.tokenizer import Tokenizer
+from embedmill.schemas.errors import TryAgain
+from embedmill.schemas.plan import Plan, Unit
+from embedmill.schemas.spec import Run
 
 if TYPE_CHECKING:
-    from pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.encode.encoder import Encoder
 
 _process: dict[str, tuple[Plan, Tokenizer]] = {}  # of a spawned worker: set once, then read
 Given = Prepared | Unit  # a unit as it is may have killed a process: it is encoded apart

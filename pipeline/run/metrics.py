@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.run.receipt import Receipt
+from embedmill.pipeline.run.receipt import Receipt
 
 # name -> (meaning, labels beside the run)
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {

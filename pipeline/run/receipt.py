@@ -7,14 +7,14 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 
-from pipeline.batches import Encoded
-from pipeline.commit import adopt
-from pipeline.run.timeline import Timeline
-from pipeline.store import open_store
-from schemas.columns import FAULTS, Status
-from schemas.errors import FaultBudgetError
-from schemas.manifest import PartRecord
-from schemas.plan import Plan, Unit
+from embedmill.pipeline.batches import Encoded
+from embedmill.pipeline.parts.commit import adopt
+from embedmill.pipeline.run.timeline import Timeline
+from embedmill.pipeline.store import open_store
+from embedmill.schemas.columns import FAULTS, Status
+from embedmill.schemas.errors import FaultBudgetError
+from embedmill.schemas.manifest import PartRecord
+from embedmill.schemas.plan import Plan, Unit
 
 # A corpus below this many rows never trips the fault budget: one bad row of ten is no trend.
 BUDGET_FROM_ROWS = 10_000

@@ -14,7 +14,9 @@ from typing import Any
 import ray
 from ray.data import DataContext
 
-from pipeline.run.encoders import (
+from embedmill.pipeline.run.failures import unreachable
+from embedmill.pipeline.run.inline import cores
+from embedmill.pipeline.run.pool_size import (
     Nodes,
     Pool,
     autoscaler_runs,
@@ -22,12 +24,10 @@ from pipeline.run.encoders import (
     patience,
     size_pool,
 )
-from pipeline.run.failures import unreachable
-from pipeline.run.inline import cores
-from pipeline.run.manners import handlers_kept, muted
-from schemas.errors import EmbedmillError
-from schemas.plan import Plan, Unit
-from schemas.spec import Encoders, Run
+from embedmill.pipeline.run.signals import handlers_kept, muted
+from embedmill.schemas.errors import EmbedmillError
+from embedmill.schemas.plan import Plan, Unit
+from embedmill.schemas.spec import Encoders, Run
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 
-from pipeline.canary import make_canary
-from pipeline.resolve import count_gpus
-from pipeline.run.receipt import Receipt
-from pipeline.store import open_store
-from schemas.plan import Plan, Unit
-from schemas.spec import Run
+from embedmill.pipeline.canary import make_canary
+from embedmill.pipeline.plan.resolve import count_gpus
+from embedmill.pipeline.run.receipt import Receipt
+from embedmill.pipeline.store import open_store
+from embedmill.schemas.plan import Plan, Unit
+from embedmill.schemas.spec import Run
 
 
 @contextmanager
@@ -40,10 +40,10 @@ def _receipts(
             make_canary(open_store(plan.output), plan)
         if "ray" not in sys.modules:  # it reads this when it is imported, and only then
             os.environ.setdefault("RAY_AUTH_MODE", "token")
-        from pipeline.run.cluster import run_ray
+        from embedmill.pipeline.run.on_ray import run_ray
 
         return run_ray(plan, units, stop_name, run)
-    from pipeline.run.inline import run_inline
+    from embedmill.pipeline.run.inline import run_inline
 
     return run_inline(plan, units, stop_name, run)
 

@@ -6,11 +6,11 @@ import importlib.metadata
 import resource
 import time
 
-from pipeline.plan import Planned
-from pipeline.run.log import RunLog
-from pipeline.run.receipt import Tally
-from schemas.manifest import Manifest, PartRecord, manifest_name
-from schemas.report import RunReport
+from embedmill.pipeline.plan.plan import Planned
+from embedmill.pipeline.run.log import RunLog
+from embedmill.pipeline.run.receipt import Tally
+from embedmill.schemas.manifest import Manifest, PartRecord, manifest_name
+from embedmill.schemas.report import RunReport
 
 
 def summarize(

@@ -7,11 +7,11 @@ import pickle
 import platform
 from dataclasses import dataclass
 
-from pipeline.canary import canary_name
-from pipeline.store import open_store
-from pipeline.table import software
-from schemas.errors import StorageError, TryAgain
-from schemas.plan import Plan
+from embedmill.pipeline.canary import canary_name
+from embedmill.pipeline.parts.table import software
+from embedmill.pipeline.store import open_store
+from embedmill.schemas.errors import StorageError, TryAgain
+from embedmill.schemas.plan import Plan
 
 # Of the provenance, what must be equal on all nodes; a CPU and a CUDA build of torch are.
 EQUAL = ("python", "ray", "torch", "pyarrow", "tokenizers")

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.store.bucket import BucketStore
-from pipeline.store.client import SCHEMES, split
-from pipeline.store.local import SCRATCH, LocalStore
-from schemas.errors import StorageError
+from embedmill.pipeline.store.bucket import BucketStore
+from embedmill.pipeline.store.client import SCHEMES, split
+from embedmill.pipeline.store.local import SCRATCH, LocalStore
+from embedmill.schemas.errors import StorageError
 
 AT_ONCE = 16  # requests to a bucket
 T, U = TypeVar("T"), TypeVar("U")

@@ -13,9 +13,18 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from pipeline.store.client import LARGE, TRIES, aside, ask, connect, failure, passing, rest
-from pipeline.store.objects import list_objects, open_object, read_whole, sha256_of, stat
-from pipeline.store.probe import prove
+from embedmill.pipeline.store.client import (
+    LARGE,
+    TRIES,
+    aside,
+    ask,
+    connect,
+    failure,
+    passing,
+    rest,
+)
+from embedmill.pipeline.store.objects import list_objects, open_object, read_whole, sha256_of, stat
+from embedmill.pipeline.store.probe import prove
 
 
 class BucketStore:

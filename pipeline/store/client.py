@@ -18,8 +18,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.store.credentials import settings
-from schemas.errors import StorageError, StoreAway
+from embedmill.pipeline.store.credentials import settings
+from embedmill.schemas.errors import StorageError, StoreAway
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore

@@ -11,8 +11,8 @@ import errno
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.store.client import aside
-from schemas.errors import InputError, StoreAway
+from embedmill.pipeline.store.client import aside
+from embedmill.schemas.errors import InputError, StoreAway
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem

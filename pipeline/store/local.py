@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.store.probe import prove
-from schemas.errors import StorageError
+from embedmill.pipeline.store.probe import prove
+from embedmill.schemas.errors import StorageError
 
 SCRATCH = "_embed/scratch"
 

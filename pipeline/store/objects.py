@@ -16,9 +16,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.store import hub
-from pipeline.store.client import ask, connect, split
-from schemas.errors import InputError
+from embedmill.pipeline.store import hub
+from embedmill.pipeline.store.client import ask, connect, split
+from embedmill.schemas.errors import InputError
 
 TAIL = 64 << 10  # bytes at the end of an object that come at once: where Parquet's footer is
 NO_RANGES = "Received non-partial response"  # a store that always sends the whole object

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from schemas.errors import StorageError
+from embedmill.schemas.errors import StorageError
 
 if TYPE_CHECKING:
-    from pipeline.store import Store
+    from embedmill.pipeline.store import Store
 
 RACES, RACERS = 3, 8
 SAID = {

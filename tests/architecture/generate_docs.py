@@ -17,12 +17,12 @@ import click  # noqa: E402
 import yaml  # noqa: E402
 from pydantic_core import PydanticUndefined  # noqa: E402
 
-from jobs.cli import cli  # noqa: E402
-from schemas import errors  # noqa: E402
-from schemas.columns import FAULTS, REASONS, Status  # noqa: E402
-from schemas.quality import Gate  # noqa: E402
-from schemas.spec import Section, Spec  # noqa: E402
-from schemas.words import branches, wants  # noqa: E402
+from embedmill.jobs.cli import cli  # noqa: E402
+from embedmill.schemas import errors  # noqa: E402
+from embedmill.schemas.columns import FAULTS, REASONS, Status  # noqa: E402
+from embedmill.schemas.quality import Gate  # noqa: E402
+from embedmill.schemas.spec import Section, Spec  # noqa: E402
+from embedmill.schemas.spec_file.messages import branches, wants  # noqa: E402
 
 NOTE = "<!-- Written by `make docs` from the code; change the code. -->"
 

@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from schemas import errors
+from embedmill.schemas import errors
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))

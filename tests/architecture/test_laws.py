@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas import errors
+from embedmill.schemas import errors
 
 ROOT = Path(__file__).resolve().parents[2]
 HOUSE = ("schemas", "pipeline", "jobs")
@@ -24,7 +24,7 @@ HEAVY = ("ray", "torch", "transformers", "polars", "obstore")
 
 PROBE = """
 import sys
-from jobs.cli import main
+from embedmill.jobs.cli import main
 sys.argv[0] = "embedmill"
 try:
     main()

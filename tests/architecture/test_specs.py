@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.load import load_spec
+from embedmill.schemas.spec_file.load import load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = sorted((ROOT / "jobs" / "specs").glob("*.yaml"))

@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer
 
-from pipeline.batches import Pack
-from pipeline.encode.load import load_encoder
-from pipeline.pool import pool
+from embedmill.pipeline.batches import Pack
+from embedmill.pipeline.encode.load import load_encoder
+from embedmill.pipeline.vectors.pool import pool
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("EMBEDMILL_DATA", ROOT.parent / "shared" / "data"))

@@ -72,7 +72,7 @@ def whole_run(home: Path, scratch: Path, name: str, folder: Path, rows: int) -> 
     }
     path = scratch / f"{name}.yaml"
     path.write_text(json.dumps(spec))
-    command = [sys.executable, "-m", "jobs", "run", str(path), "--json"]
+    command = [sys.executable, "-m", "embedmill", "run", str(path), "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.batches import Pack, Sequences
-from pipeline.pack import pack, sort_by_length
+from embedmill.pipeline.batches import Pack, Sequences
+from embedmill.pipeline.pack import pack, sort_by_length
 
 # name -> layers, D, H
 SHAPES = {"minilm": (6, 384, 12), "base": (12, 768, 12), "large": (24, 1024, 16)}

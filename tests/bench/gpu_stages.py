@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pipeline.batches import Pack
-from pipeline.encode.attention import attend_flash
-from pipeline.encode.bert import PackedBert
-from pipeline.encode.cuda import PackedCuda
-from pipeline.encode.load import load_encoder
-from pipeline.encode.weights import read_weights
-from pipeline.pool import pool
+from embedmill.pipeline.batches import Pack
+from embedmill.pipeline.encode.attention import attend_flash
+from embedmill.pipeline.encode.bert import PackedBert
+from embedmill.pipeline.encode.cuda import PackedCuda
+from embedmill.pipeline.encode.load import load_encoder
+from embedmill.pipeline.encode.weights import read_weights
+from embedmill.pipeline.vectors.pool import pool
 from tests.bench.gpu_models import SHAPES, packs_of, random_packs, token_packs
 
 DEVICE = "cuda"

@@ -32,7 +32,7 @@ MEMORY = Path("/dev/shm")
 
 def spec_of(shards: Path, output: Path, pair: bool, unit_rows: int):
     """The job: one [CLS] column of 384, as float32."""
-    from schemas.spec import Spec
+    from embedmill.schemas.spec import Spec
 
     return Spec.model_validate(
         {
@@ -53,7 +53,7 @@ def free_encoder(width: int = 384, tokens: int = 65536):
     """An encoder whose states cost nothing: the first rows of one random table."""
     import torch
 
-    from pipeline.encode.encoder import Hidden
+    from embedmill.pipeline.encode.encoder import Hidden
 
     states_TD = torch.randn(tokens, width, generator=torch.Generator().manual_seed(0))
 
@@ -70,10 +70,10 @@ def free_encoder(width: int = 384, tokens: int = 65536):
 
 def measure(shards: Path, output: Path, pair: bool, unit_rows: int) -> dict[str, float]:
     """CPU seconds of each stage over all units, and what they were for."""
-    from pipeline import flow
-    from pipeline.load import load_tokenizer
-    from pipeline.plan import make_plan
-    from pipeline.store import open_store
+    from embedmill.pipeline import flow
+    from embedmill.pipeline.load import load_tokenizer
+    from embedmill.pipeline.plan.plan import make_plan
+    from embedmill.pipeline.store import open_store
 
     planned = make_plan(spec_of(shards, output, pair, unit_rows), open_store(str(output)))
     began = time.process_time()

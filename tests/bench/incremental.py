@@ -27,7 +27,7 @@ DATA = Path(os.environ.get("EMBEDMILL_DATA", ROOT.parent / "shared" / "data"))
 
 def run(path: Path) -> dict[str, Any]:
     """The report of a run."""
-    command = [sys.executable, "-m", "jobs", "run", str(path), "--json"]
+    command = [sys.executable, "-m", "embedmill", "run", str(path), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 

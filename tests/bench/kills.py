@@ -28,7 +28,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from tests.faults.kills import Job, disturb, make_job  # noqa: E402
 from tests.faults.stock import disturb_stock  # noqa: E402
-from tests.stores.servers import seaweed  # noqa: E402
+from tests.pipeline.store.servers import seaweed  # noqa: E402
 
 # what -> runner and settings of the run
 WHAT = {"inline": ("inline", {}), "workers": ("inline", {"workers": 2}), "ray": ("ray", {})}

@@ -63,7 +63,7 @@ def write_shards(folder: Path, rows: int, words: int, refresh: bool = False) -> 
 
 def run(path: Path) -> dict[str, Any]:
     """The report of a run in a process of its own."""
-    command = [sys.executable, "-m", "jobs", "run", str(path), "--json"]
+    command = [sys.executable, "-m", "embedmill", "run", str(path), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 

@@ -24,12 +24,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.run import run
-from pipeline.flow import encode, prepare
-from pipeline.load import load_encoder, load_tokenizer
-from pipeline.plan import make_plan
-from pipeline.store import open_store
-from schemas.spec import Spec
+from embedmill.jobs.run import run
+from embedmill.pipeline.flow import encode, prepare
+from embedmill.pipeline.load import load_encoder, load_tokenizer
+from embedmill.pipeline.plan.plan import make_plan
+from embedmill.pipeline.store import open_store
+from embedmill.schemas.spec import Spec
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("EMBEDMILL_DATA", ROOT.parent / "shared" / "data"))

@@ -26,11 +26,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.batches import Pack
-from pipeline.encode.load import load_encoder
-from pipeline.pack import sort_by_length
-from pipeline.pool import pool
-from pipeline.tokens import Tokenizer
+from embedmill.pipeline.batches import Pack
+from embedmill.pipeline.encode.load import load_encoder
+from embedmill.pipeline.pack import sort_by_length
+from embedmill.pipeline.tokens.tokenizer import Tokenizer
+from embedmill.pipeline.vectors.pool import pool
 from tests.bench import peer_engines as peers
 from tests.bench.engine import DATA, busy, describe, model_folder, spread
 

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from jobs.dataset import dataset
-from jobs.run import run
-from pipeline.index.values import signs_of, vectors_of
-from pipeline.ranges import dequantize, ranges_of
-from pipeline.snapshot import read_plan, required
-from pipeline.store import open_store
-from schemas.spec import Spec
+from embedmill.jobs.dataset import dataset
+from embedmill.jobs.run import run
+from embedmill.pipeline.index.values import signs_of, vectors_of
+from embedmill.pipeline.snapshot.read import read_plan, required
+from embedmill.pipeline.store import open_store
+from embedmill.pipeline.vectors.ranges import dequantize, ranges_of
+from embedmill.schemas.spec import Spec
 
 ROOT = Path(__file__).resolve().parents[2]
 K, MORE = 10, 40

@@ -33,15 +33,15 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import pipeline.commit  # noqa: E402
-import pipeline.store.bucket  # noqa: E402
-import pipeline.store.local  # noqa: E402
-import pipeline.write  # noqa: E402
-from jobs.run import run  # noqa: E402
-from pipeline.run import attempts  # noqa: E402
-from pipeline.store import LocalStore, open_store  # noqa: E402
-from schemas.spec import Spec  # noqa: E402
-from tests.stores.servers import seaweed  # noqa: E402
+import embedmill.pipeline.parts.commit  # noqa: E402
+import embedmill.pipeline.parts.write  # noqa: E402
+import embedmill.pipeline.store.bucket  # noqa: E402
+import embedmill.pipeline.store.local  # noqa: E402
+from embedmill.jobs.run import run  # noqa: E402
+from embedmill.pipeline.run import attempts  # noqa: E402
+from embedmill.pipeline.store import LocalStore, open_store  # noqa: E402
+from embedmill.schemas.spec import Spec  # noqa: E402
+from tests.pipeline.store.servers import seaweed  # noqa: E402
 
 DICTIONARY = ROOT / "jobs" / "specs" / "data" / "dictionary.parquet"
 TURNS = 7
@@ -105,14 +105,18 @@ def timed() -> Iterator[Seconds]:
 
         return wrapped
 
-    local, commit = pipeline.store.local, pipeline.commit
+    local, commit = embedmill.pipeline.store.local, embedmill.pipeline.parts.commit
     digest = watch("sha256 of what is written", hashlib.sha256)
     hashes = SimpleNamespace(sha256=digest, file_digest=hashlib.file_digest)
     system = SimpleNamespace(**{name: getattr(os, name) for name in dir(os) if name[0] != "_"})
     system.fsync = watch("fsync", os.fsync)
     system.link = watch("link", os.link)
     places = [
-        (pipeline.write, "_check", watch("part reopened and checked", pipeline.write._check)),
+        (
+            embedmill.pipeline.parts.write,
+            "_check",
+            watch("part reopened and checked", embedmill.pipeline.parts.write._check),
+        ),
         (local, "_sha256", watch("object read back", local._sha256)),
         (local, "hashlib", hashes),
         (local, "os", system),
@@ -120,7 +124,11 @@ def timed() -> Iterator[Seconds]:
         (attempts, "begin", watch("attempt noted", attempts.begin)),
         (attempts, "end", watch("attempt noted", attempts.end)),
         (LocalStore, "probe", watch("probe", LocalStore.probe)),
-        (pipeline.store.BucketStore, "probe", watch("probe", pipeline.store.BucketStore.probe)),
+        (
+            embedmill.pipeline.store.BucketStore,
+            "probe",
+            watch("probe", embedmill.pipeline.store.BucketStore.probe),
+        ),
     ]
     with ExitStack() as stack:
         for place, name, instead in places:

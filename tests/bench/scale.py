@@ -22,12 +22,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.commit import adopt_all, commit_snapshot
-from pipeline.plan import freeze, make_plan
-from pipeline.snapshot import read_plan
-from pipeline.store import open_store
-from schemas.manifest import PartRecord, part_name
-from schemas.spec import Spec
+from embedmill.pipeline.parts.commit import adopt_all, commit_snapshot
+from embedmill.pipeline.plan.plan import freeze, make_plan
+from embedmill.pipeline.snapshot.read import read_plan
+from embedmill.pipeline.store import open_store
+from embedmill.schemas.manifest import PartRecord, part_name
+from embedmill.schemas.spec import Spec
 
 GROUPS, GROUP_ROWS = 100, 10_000
 LINKS = 30_000  # a file system allows so many names of one file, or a few more

@@ -29,13 +29,13 @@ import psutil
 import pyarrow as pa
 import ray
 
-from pipeline.run.cluster import Stages, pipeline, receipts
-from pipeline.run.encoders import Pool
-from pipeline.run.feed import cells, values
-from pipeline.run.receipt import Receipt
-from pipeline.run.session import quiet_context
-from schemas.manifest import PartRecord
-from schemas.plan import Shard, Slice, Unit
+from embedmill.pipeline.run.on_ray import Stages, pipeline, receipts
+from embedmill.pipeline.run.pool_size import Pool
+from embedmill.pipeline.run.ray_source import cells, values
+from embedmill.pipeline.run.receipt import Receipt
+from embedmill.pipeline.run.session import quiet_context
+from embedmill.schemas.manifest import PartRecord
+from embedmill.schemas.plan import Shard, Slice, Unit
 
 ROWS_PER_S = 10_000  # of one encoder: a small model on one GPU, research's round figure
 

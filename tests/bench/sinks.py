@@ -30,16 +30,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.dataset import dataset
-from jobs.index import fill, index
-from pipeline.index.open import open_sink, shape_of
-from pipeline.index.records import keys_of, records
-from pipeline.index.rows import sync
-from pipeline.index.sink import Loaded
-from pipeline.snapshot import read_plan, required, table
-from pipeline.store import open_store
-from schemas.sinks import Index
-from schemas.spec import Spec
+from embedmill.jobs.dataset import dataset
+from embedmill.jobs.index import fill, index
+from embedmill.pipeline.index.open import open_sink, shape_of
+from embedmill.pipeline.index.records import keys_of, records
+from embedmill.pipeline.index.sink import Loaded
+from embedmill.pipeline.index.sinks.faiss.rows import sync
+from embedmill.pipeline.snapshot.read import read_plan, required, table
+from embedmill.pipeline.store import open_store
+from embedmill.schemas.sinks import Index
+from embedmill.schemas.spec import Spec
 
 LIBRARIES = ("pylance", "asyncpg", "qdrant-edge-py", "faiss-cpu", "pyarrow", "numpy")
 
@@ -166,7 +166,12 @@ def pgvector_floor(output: Output) -> float:
     """Seconds for the server alone: the very bytes of a load, encoded before the clock starts."""
     import asyncpg
 
-    from pipeline.index.pgcopy import HEADER, TRAILER, columns_of, copy_rows
+    from embedmill.pipeline.index.sinks.pgvector.binary_copy import (
+        HEADER,
+        TRAILER,
+        columns_of,
+        copy_rows,
+    )
 
     shape = shape_of(Index(sink="pgvector", table="x"), output.plan, output.rows)
     columns = columns_of(shape)

@@ -26,10 +26,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import tokenizers
 
-import pipeline.fast
-from pipeline.fast import fastest
-from pipeline.ids import text_by_text, word_by_word
-from pipeline.tokens import Tokenizer
+import embedmill.pipeline.tokens.fastest
+from embedmill.pipeline.tokens.fastest import fastest
+from embedmill.pipeline.tokens.tokenizer import Tokenizer
+from embedmill.pipeline.tokens.wordwise import text_by_text, word_by_word
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("EMBEDMILL_DATA", ROOT.parent / "shared" / "data"))
@@ -59,9 +59,9 @@ def ways(raw: tokenizers.Tokenizer) -> dict[str, Callable[[], Callable]]:
     """Name -> what makes a fresh way, list of texts -> ids."""
 
     def watched() -> Callable:
-        backend = pipeline.fast._proved(raw.to_str(), raw.encode_special_tokens)
+        backend = embedmill.pipeline.tokens.fastest._proved(raw.to_str(), raw.encode_special_tokens)
         backend.clear_cache()
-        return lambda texts: pipeline.fast.watched(backend, raw)(texts)[0]
+        return lambda texts: embedmill.pipeline.tokens.fastest.watched(backend, raw)(texts)[0]
 
     found = {
         "reference, an array a text": lambda: lambda texts: array_by_array(raw, texts),
@@ -75,7 +75,9 @@ def whole(tokenizer: Tokenizer, fast: bool, pair: bool) -> Callable:
     """The tokenizer as a run uses it: specials, truncation, what was cut."""
     raw = tokenizer._tokenizer
     if fast:
-        pipeline.fast._proved(raw.to_str(), raw.encode_special_tokens).clear_cache()
+        embedmill.pipeline.tokens.fastest._proved(
+            raw.to_str(), raw.encode_special_tokens
+        ).clear_cache()
     tokenizer._ids = fastest(raw)[1] if fast else word_by_word(raw)
     if pair:
         return lambda rows: tokenizer.encode(*map(list, zip(*rows, strict=True))).ids_T

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.stores.conftest import bucket, servers  # noqa: F401
+from tests.pipeline.store.conftest import bucket, servers  # noqa: F401
 from tests.tiny import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ class Head:
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
         """An `embedmill` command from a folder that is not the repository."""
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs", *map(str, arguments)],
+            [sys.executable, "-m", "embedmill", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

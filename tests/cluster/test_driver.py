@@ -10,11 +10,12 @@ import pytest
 import ray
 from ray.exceptions import RayError
 
-from pipeline.run import cluster, feed
-from pipeline.run.encoders import Pool
-from pipeline.run.failures import ours
-from pipeline.run.session import quiet_context
-from schemas.errors import InputError
+from embedmill.pipeline.run import on_ray as cluster
+from embedmill.pipeline.run import ray_source as feed
+from embedmill.pipeline.run.failures import ours
+from embedmill.pipeline.run.pool_size import Pool
+from embedmill.pipeline.run.session import quiet_context
+from embedmill.schemas.errors import InputError
 from tests.bench.simulated import Sleep, commit, load, units_of
 
 UNITS, CHUNK = 30, 7

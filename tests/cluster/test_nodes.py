@@ -23,9 +23,9 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from pipeline.store import open_store
+from embedmill.pipeline.store import open_store
 from tests.faults.processes import parts
-from tests.stores.servers import Place
+from tests.pipeline.store.servers import Place
 
 from .conftest import ROOT, end_processes_of
 from .nodes import is_encoder
@@ -55,7 +55,7 @@ class Nodes:
         """`embedmill run SPEC --json` on the cluster."""
         more = [word for item in (f"run.address={self.address}", *sets) for word in ("--set", item)]
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs", "run", str(spec), "--json", *more],
+            [sys.executable, "-m", "embedmill", "run", str(spec), "--json", *more],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -119,7 +119,7 @@ def undisturbed(tmp_path: Path) -> Undisturbed:
     """The parts of an inline run of a spec, perhaps with other settings."""
 
     def run(spec: Path, *sets: str) -> dict[str, bytes]:
-        command = [sys.executable, "-m", "jobs", "run", str(spec)]
+        command = [sys.executable, "-m", "embedmill", "run", str(spec)]
         for item in (*sets, "run.runner=inline", f"output.path={tmp_path / 'inline'}"):
             command += ["--set", item]
         subprocess.run(command, check=True, capture_output=True)
@@ -244,16 +244,16 @@ def test_two_drivers_share_one_plan(nodes: Nodes, job: Make, undisturbed: Undist
 
 
 OTHER = """
-from jobs.cli import main
-from pipeline.run import cluster
+from embedmill.jobs.cli import main
+from embedmill.pipeline.run import on_ray as cluster
 
 here = cluster.versions
 cluster.versions = lambda ray: {**here(ray), "torch": "0.0.1"}
 main()
 """
 STALL = """
-from jobs.cli import main
-from pipeline.run import session
+from embedmill.jobs.cli import main
+from embedmill.pipeline.run import session
 
 session.patience = lambda *_: 15.0
 main()

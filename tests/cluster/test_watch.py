@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run.metrics import COUNTERS, GAUGES
+from embedmill.pipeline.run.metrics import COUNTERS, GAUGES
 
 from .conftest import ROOT, Head
 

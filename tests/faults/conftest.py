@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.scene import Scene, make_scene
-from tests.stores.servers import SERVERS
+from tests.pipeline.store.servers import SERVERS
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLY = Path(__file__).parent / "deadly"

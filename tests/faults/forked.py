@@ -14,8 +14,12 @@ from pathlib import Path
 
 # Imported and not used: what has threads of its own must not be used before a fork.
 PRELOAD = [
-    "tests.faults.forked", "jobs.cli", "jobs.run", "pipeline.run.inline", "pipeline.encode.load",
-]  # fmt: skip
+    "tests.faults.forked",
+    "embedmill.jobs.cli",
+    "embedmill.jobs.run",
+    "embedmill.pipeline.run.inline",
+    "embedmill.pipeline.encode.load",
+]
 
 
 class Forked:
@@ -66,7 +70,7 @@ def _main(args: tuple[str, ...], environment: dict[str, str], out: Path, err: Pa
 
     if points.VARIABLE in os.environ:
         points.arm()
-    from jobs.cli import main
+    from embedmill.jobs.cli import main
 
     sys.argv = ["embedmill", *args]
     main()

@@ -22,7 +22,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.store import open_store
+from embedmill.pipeline.store import open_store
 from tests.faults.forked import Forked
 from tests.faults.points import environment
 from tests.faults.processes import write_spec
@@ -109,7 +109,7 @@ def begin(spec: Path, runner: str, folder: Path, more: dict[str, str]) -> Proces
     arguments = ("run", str(spec), "--json", "--set", f"run.runner={runner}")
     if runner == "inline":
         return Forked(folder, *arguments, **more)
-    return Started(folder, [sys.executable, "-m", "jobs", *arguments], more)
+    return Started(folder, [sys.executable, "-m", "embedmill", *arguments], more)
 
 
 @dataclass(slots=True)

@@ -44,17 +44,28 @@ class Point:
 
 
 HERE = Path(__file__).resolve().parent
-LOCAL, BUCKET = "pipeline.store.local:LocalStore", "pipeline.store.bucket:BucketStore"
+LOCAL, BUCKET = (
+    "embedmill.pipeline.store.local:LocalStore",
+    "embedmill.pipeline.store.bucket:BucketStore",
+)
 PUT, CREATE, DELETE = f"{BUCKET}._put", f"{BUCKET}.create", f"{BUCKET}.delete"
-POINTS = {  # CP17 in a sink's load, CP18 before it is published: tests/index/test_kills.py
-    "CP1": Point("before the plan", "jobs.run:make_plan", False, DRIVER),
+POINTS = {  # CP17 in a sink's load, CP18 before it is published: tests/pipeline/index/test_kills.py
+    "CP1": Point("before the plan", "embedmill.jobs.run:make_plan", False, DRIVER),
     "CP2": Point(
         "plan stored, answer lost", f"{LOCAL}.create", True, DRIVER, "plan/", 2, bucket=CREATE
     ),
-    "CP3": Point("among the footers", "pipeline.shards:_read_footer", False, DRIVER, hit=2),
-    "CP4": Point("a unit was read", "pipeline.flow:read_unit", True, WORKER, hit=2),
-    "CP5": Point("in the tokenizer", "pipeline.tokens:Tokenizer.encode", False, WORKER, hit=2),
-    "CP6": Point("in the encoder", "pipeline.flow:unit_vectors", False, ACTOR, hit=2),
+    "CP3": Point(
+        "among the footers", "embedmill.pipeline.plan.shards:_read_footer", False, DRIVER, hit=2
+    ),
+    "CP4": Point("a unit was read", "embedmill.pipeline.flow:read_unit", True, WORKER, hit=2),
+    "CP5": Point(
+        "in the tokenizer",
+        "embedmill.pipeline.tokens.tokenizer:Tokenizer.encode",
+        False,
+        WORKER,
+        hit=2,
+    ),
+    "CP6": Point("in the encoder", "embedmill.pipeline.flow:unit_vectors", False, ACTOR, hit=2),
     "CP7": Point(
         "scratch half written", f"{LOCAL}._attempt", False, WORKER, "data/", 2, scratch=0.5
     ),
@@ -64,12 +75,12 @@ POINTS = {  # CP17 in a sink's load, CP18 before it is published: tests/index/te
     "CP9": Point("rejects, no part", f"{LOCAL}.create", True, WORKER, "rejects/", bucket=CREATE),
     "CP10": Point("before the link or PUT", "os:link", False, WORKER, "data/", 2, bucket=PUT),
     "CP11": Point("done, not answered", "os:link", True, WORKER, "data/", 2, bucket=PUT),
-    "CP12": Point("committed, not told", "pipeline.flow:commit", True, WORKER, hit=2),
-    "CP13": Point("all units, no manifest", "jobs.run:commit_snapshot", False, DRIVER),
+    "CP12": Point("committed, not told", "embedmill.pipeline.flow:commit", True, WORKER, hit=2),
+    "CP13": Point("all units, no manifest", "embedmill.jobs.run:commit_snapshot", False, DRIVER),
     "CP14": Point(
         "manifest, no answer", "os:link", True, DRIVER, "manifest/000002.json", bucket=PUT
     ),
-    "CP15": Point("manifest, no gc", "jobs.run:collect", False, DRIVER),
+    "CP15": Point("manifest, no gc", "embedmill.jobs.run:collect", False, DRIVER),
     "CP16": Point("in the gc", f"{LOCAL}.delete", True, DRIVER, "data/", bucket=DELETE),
 }
 # Not a moment to end at, but one to make a disk fail at.
@@ -116,7 +127,7 @@ def arm() -> None:
     """Wraps what the order asks for, now or when it is imported."""
     order = json.loads(os.environ[VARIABLE])
     os.environ.setdefault(OF_DRIVER, str(os.getpid()))  # the first process of a run is the driver
-    wanted = {"pipeline.flow": [functools.partial(_wrap, "encode", order, _note_unit)]}
+    wanted = {"embedmill.pipeline.flow": [functools.partial(_wrap, "encode", order, _note_unit)]}
     if order["clock"]:
         _let_the_clock_jump(wanted)
     if order["point"]:
@@ -214,7 +225,7 @@ def _let_the_clock_jump(wanted: dict[str, list]) -> None:
     def wrap(module: ModuleType) -> None:
         module.datetime = SimpleNamespace(datetime=Jumping, UTC=datetime.UTC)
 
-    wanted.setdefault("pipeline.run.log", []).append(wrap)
+    wanted.setdefault("embedmill.pipeline.run.log", []).append(wrap)
 
 
 def _reached(point: Point, order: dict) -> None:

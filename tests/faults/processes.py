@@ -32,7 +32,7 @@ def write_spec(
 def start(spec: Path, *args: str, **environment: str) -> subprocess.Popen:
     """`embedmill run SPEC --json` in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs", "run", str(spec), "--json", *args],
+        [sys.executable, "-m", "embedmill", "run", str(spec), "--json", *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

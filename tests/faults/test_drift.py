@@ -8,19 +8,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.plan import make_plan
-from pipeline.store import open_store
-from schemas.spec import Spec
+from embedmill.pipeline.plan.plan import make_plan
+from embedmill.pipeline.store import open_store
+from embedmill.schemas.spec import Spec
 
 PROGRAM = """
 import pickle, sys
 import pyarrow as pa
-from pipeline import flow, load
+from embedmill.pipeline import flow, load
 import ray
-from pipeline.canary import make_canary
-from pipeline.run import cluster
-from pipeline.run.worker import Job, versions
-from pipeline.store import open_store
+from embedmill.pipeline.canary import make_canary
+from embedmill.pipeline.run import on_ray as cluster
+from embedmill.pipeline.run.worker import Job, versions
+from embedmill.pipeline.store import open_store
 
 plan, unit = pickle.load(open(sys.argv[1], "rb"))
 prepared = flow.prepare(plan, unit, load.load_tokenizer(plan))

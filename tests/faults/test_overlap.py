@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.run import run
-from jobs.status import status
-from jobs.verify import verify
-from schemas.spec import Spec
+from embedmill.jobs.run import run
+from embedmill.jobs.verify.output import verify
+from embedmill.jobs.watch.status import status
+from embedmill.schemas.spec import Spec
 from tests.faults.processes import finish, parts, start, wait_for_parts, write_spec
 from tests.jobs.conftest import texts
 

@@ -13,17 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.run import run
-from pipeline import load
-from pipeline.gc import collect
-from pipeline.plan import Planned, freeze, make_plan
-from pipeline.run import apart, attempts
-from pipeline.run.inline import run_inline
-from pipeline.store import open_store
-from schemas.errors import InputError, ModelError, TryAgain
-from schemas.manifest import attempt_name
-from schemas.plan import Shard, Slice, Unit
-from schemas.spec import Spec
+from embedmill.jobs.run import run
+from embedmill.pipeline import load
+from embedmill.pipeline.plan.plan import Planned, freeze, make_plan
+from embedmill.pipeline.run import attempts
+from embedmill.pipeline.run import isolated as apart
+from embedmill.pipeline.run.inline import run_inline
+from embedmill.pipeline.snapshot.gc import collect
+from embedmill.pipeline.store import open_store
+from embedmill.schemas.errors import InputError, ModelError, TryAgain
+from embedmill.schemas.manifest import attempt_name
+from embedmill.schemas.plan import Shard, Slice, Unit
+from embedmill.schemas.spec import Spec
 from tests.faults.conftest import token
 from tests.faults.processes import parts
 

@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs.run import run
-from pipeline.run import inline
-from schemas.errors import TryAgain
-from schemas.spec import Spec
+from embedmill.jobs.run import run
+from embedmill.pipeline.run import inline
+from embedmill.schemas.errors import TryAgain
+from embedmill.schemas.spec import Spec
 from tests.conftest import ROOT
 from tests.faults.processes import finish, parts, start, wait_for_parts, write_spec
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs import cli
+from embedmill.jobs import cli
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.run import run
-from pipeline.commit import adopt, commit_snapshot
-from pipeline.plan import freeze, make_plan
-from pipeline.reuse import freeze_index
-from pipeline.run.inline import run_inline
-from pipeline.store import Store, open_store
-from schemas.errors import InputError
-from schemas.spec import Spec
+from embedmill.jobs.run import run
+from embedmill.pipeline.parts.commit import adopt, commit_snapshot
+from embedmill.pipeline.plan.plan import freeze, make_plan
+from embedmill.pipeline.reuse.rows import freeze_index
+from embedmill.pipeline.run.inline import run_inline
+from embedmill.pipeline.store import Store, open_store
+from embedmill.schemas.errors import InputError
+from embedmill.schemas.spec import Spec
 from tests.jobs.nasty import NASTY
 
 WORDS = "apple bread city cloud dog door earth fire grape house lemon map rain river tree yellow"

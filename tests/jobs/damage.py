@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.verify import verify
-from pipeline.plan import ipc_bytes
-from pipeline.snapshot import Snapshot, required, table
-from pipeline.store import Store
-from pipeline.write import part_bytes, read_footer
-from schemas.manifest import PART_TABLE, manifest_name
+from embedmill.jobs.verify.output import verify
+from embedmill.pipeline.parts.write import part_bytes, read_footer
+from embedmill.pipeline.plan.plan import ipc_bytes
+from embedmill.pipeline.snapshot.read import Snapshot, required, table
+from embedmill.pipeline.store import Store
+from embedmill.schemas.manifest import PART_TABLE, manifest_name
 
 from .conftest import Output
 

@@ -157,7 +157,7 @@ def test_a_bug_of_ours_has_a_code_of_its_own(bench: Bench, monkeypatch):
     def broken(*_: object) -> None:
         raise ZeroDivisionError("one by nothing")
 
-    monkeypatch.setattr("jobs.run.make_plan", broken)
+    monkeypatch.setattr("embedmill.jobs.run.make_plan", broken)
     code, _, err = bench.run()
     assert code == 70
     assert err.splitlines()[-1].startswith("embedmill: BUG: ZeroDivisionError")
@@ -169,7 +169,7 @@ def test_a_bug_of_ours_has_a_code_of_its_own(bench: Bench, monkeypatch):
 def test_the_command_itself_ends_with_one_line_and_the_code(
     bench: Bench, field: str, code: int, tmp_path: Path
 ):
-    command = [sys.executable, "-m", "jobs", "run", str(bench.spec(**{field: "/x/y/z"}))]
+    command = [sys.executable, "-m", "embedmill", "run", str(bench.spec(**{field: "/x/y/z"}))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (code, "") == (done.returncode, done.stdout)
     assert done.stderr.count("\n") == 1, done.stderr

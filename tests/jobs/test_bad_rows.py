@@ -172,7 +172,7 @@ def test_pairs_with_an_empty_second_text_are_encoded_as_single_ones(bench: Bench
 def test_too_many_faults_end_the_run_but_leave_its_parts(
     bench: Bench, write_texts, monkeypatch, allowed, code
 ):
-    monkeypatch.setattr("pipeline.run.receipt.BUDGET_FROM_ROWS", 20)
+    monkeypatch.setattr("embedmill.pipeline.run.receipt.BUDGET_FROM_ROWS", 20)
     faulty = [b"sea"] * 30 + [BAD] * 10
     write_texts(bench.folder / "in" / "b.parquet", text=strings(faulty), doc=["d"] * 40)
     fields = {"output__quality": {"fault_rate": allowed}, "run__unit_rows": 10, "input__id": "doc"}
@@ -190,7 +190,7 @@ def test_too_many_faults_end_the_run_but_leave_its_parts(
 
 def test_a_few_rows_never_trip_the_fault_budget(bench: Bench, write_texts):
     """One bad row of ten is no trend: the budget counts from 10,000 rows on."""
-    from pipeline.run.receipt import BUDGET_FROM_ROWS
+    from embedmill.pipeline.run.receipt import BUDGET_FROM_ROWS
 
     assert BUDGET_FROM_ROWS == 10_000
     faulty = strings([BAD] * 100)
@@ -199,7 +199,7 @@ def test_a_few_rows_never_trip_the_fault_budget(bench: Bench, write_texts):
 
 
 def test_rows_that_a_policy_rejects_are_no_faults(bench: Bench, write_texts, monkeypatch):
-    monkeypatch.setattr("pipeline.run.receipt.BUDGET_FROM_ROWS", 10)
+    monkeypatch.setattr("embedmill.pipeline.run.receipt.BUDGET_FROM_ROWS", 10)
     nulls = pa.array([None] * 50, pa.string())
     write_texts(bench.folder / "in" / "b.parquet", text=nulls, doc=["d"] * 50)
     assert finished(bench)["rows_rejected"] == 50

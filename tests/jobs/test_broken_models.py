@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline import load
-from pipeline.encode import load as engines
-from pipeline.model import open_model
+from embedmill.pipeline import load
+from embedmill.pipeline.encode import load as engines
+from embedmill.pipeline.model.folder import open_model
 from tests.tiny import save_model, save_sentence_folder, write_json
 
 from .commandline import Bench

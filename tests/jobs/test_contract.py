@@ -6,8 +6,8 @@ import dataclasses
 
 import click
 
-from jobs.cli import cli
-from schemas.report import RunReport
+from embedmill.jobs.cli import cli
+from embedmill.schemas.report import RunReport
 
 COMMANDS = {
     "check": {"--set", "--json"},

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.explain import NORMS, explain, explain_text
-from schemas.errors import ModelError, SpecError
-from schemas.spec import Spec
+from embedmill.jobs.explain import NORMS, explain, explain_text
+from embedmill.schemas.errors import ModelError, SpecError
+from embedmill.schemas.spec import Spec
 
 
 def make(folder: Path, **more: Any) -> Spec:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jobs.run import run
-from schemas.errors import QualityError
-from schemas.quality import Quality
-from schemas.report import RunReport
-from schemas.spec import Spec
+from embedmill.jobs.run import run
+from embedmill.schemas.errors import QualityError
+from embedmill.schemas.quality import Quality
+from embedmill.schemas.report import RunReport
+from embedmill.schemas.spec import Spec
 
 GOOD = ["lemon", "yellow sour fruit", "river stone", "deep sea water", "wind", "bread and honey"]
 Job = Callable[..., RunReport]

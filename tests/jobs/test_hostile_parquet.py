@@ -26,13 +26,13 @@ READER = """
 import json, re, sys
 for name in sys.argv[2].split():
     __import__(name)
-from pipeline import slices
+from embedmill.pipeline.read import slices
 slices.MAX_BYTES = int(sys.argv[1])
-from pipeline.plan import make_plan
-from pipeline.read import read_unit
-from pipeline.store import open_store
-from schemas.errors import EmbedmillError
-from schemas.load import load_spec
+from embedmill.pipeline.plan.plan import make_plan
+from embedmill.pipeline.read.unit import read_unit
+from embedmill.pipeline.store import open_store
+from embedmill.schemas.errors import EmbedmillError
+from embedmill.schemas.spec_file.load import load_spec
 for path in sys.argv[3:]:
     spec = load_spec(path)
     try:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-from jobs import run as room
-from jobs.run import run
-from pipeline.snapshot import latest
-from pipeline.store import open_store
-from schemas.errors import ConflictError, Interrupted
-from schemas.spec import Spec
+from embedmill.jobs import run as room
+from embedmill.jobs.run import run
+from embedmill.pipeline.snapshot.read import latest
+from embedmill.pipeline.store import open_store
+from embedmill.schemas.errors import ConflictError, Interrupted
+from embedmill.schemas.spec import Spec
 
 
 @pytest.fixture

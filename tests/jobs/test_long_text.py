@@ -13,19 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.dataset import dataset
-from jobs.explain import explain, explain_text
-from jobs.plan import plan
-from jobs.run import run
-from jobs.search import search
-from jobs.verify import verify
-from pipeline.batches import Pack
-from pipeline.encode.load import load_encoder
-from pipeline.store import open_store
-from pipeline.tokens import Tokenizer
-from schemas.errors import SpecError
-from schemas.report import RunReport
-from schemas.spec import Spec
+from embedmill.jobs.dataset import dataset
+from embedmill.jobs.estimate.plan import plan
+from embedmill.jobs.explain import explain, explain_text
+from embedmill.jobs.run import run
+from embedmill.jobs.search.exact import search
+from embedmill.jobs.verify.output import verify
+from embedmill.pipeline.batches import Pack
+from embedmill.pipeline.encode.load import load_encoder
+from embedmill.pipeline.store import open_store
+from embedmill.pipeline.tokens.tokenizer import Tokenizer
+from embedmill.schemas.errors import SpecError
+from embedmill.schemas.report import RunReport
+from embedmill.schemas.spec import Spec
 
 from .damage import change_part
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from jobs.verify import verify
-from pipeline import load
-from pipeline.model import open_model
+from embedmill.jobs.verify.output import verify
+from embedmill.pipeline import load
+from embedmill.pipeline.model.folder import open_model
 from tests.conftest import write_tokenizer
 from tests.tiny import ARCHITECTURES, save_model, save_sentence_folder, write_json
 
@@ -258,9 +258,9 @@ def test_a_hub_id_is_one_commit(bench: Bench, hub: Callable[[str], Path]):
 
 
 def test_workers_open_the_commit_of_the_plan(bench: Bench, hub: Callable[[str], Path]):
-    from pipeline.plan import make_plan
-    from pipeline.store import open_store
-    from schemas.load import load_spec
+    from embedmill.pipeline.plan.plan import make_plan
+    from embedmill.pipeline.store import open_store
+    from embedmill.schemas.spec_file.load import load_spec
 
     first = hub(COMMIT)
     spec = load_spec(str(bench.spec(model__name="org/name")))

@@ -23,7 +23,7 @@ def bench(tmp_path: Path, tiny_bert: Path, write_texts, capfd, monkeypatch) -> B
 
 def shell(line: str, **more: str) -> subprocess.CompletedProcess:
     """A line of the shell in which `embedmill` is the command line."""
-    line = f"embedmill() {{ {sys.executable} -m jobs \"$@\"; }}; {line}"
+    line = f'embedmill() {{ {sys.executable} -m jobs "$@"; }}; {line}'
     environ = {**os.environ, "PYTHONPATH": str(ROOT), **more}
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environ)
 
@@ -81,7 +81,7 @@ def test_the_root_of_all_is_no_output(bench: Bench) -> None:
 def test_an_output_that_is_read_only_is_found_before_anything_is_encoded(
     bench: Bench, mount: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.run.make_plan", lambda *_: pytest.fail("the plan was made"))
+    monkeypatch.setattr("embedmill.jobs.run.make_plan", lambda *_: pytest.fail("the plan was made"))
     bench.refuses(7, "NOT_WRITABLE", output__path=str(mount("ro") / "out"))
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer as RawTokenizer
 
-from pipeline.batches import Pack
-from pipeline.encode import auto
-from pipeline.encode.auto import AutoEncoder
-from pipeline.encode.load import load_encoder
-from pipeline.families import FAMILIES
-from pipeline.load import fit_segments
-from pipeline.model import open_model
-from pipeline.tokens import Tokenizer
+from embedmill.pipeline.batches import Pack
+from embedmill.pipeline.encode import auto
+from embedmill.pipeline.encode.auto import AutoEncoder
+from embedmill.pipeline.encode.load import load_encoder
+from embedmill.pipeline.load import fit_segments
+from embedmill.pipeline.model.architectures import FAMILIES
+from embedmill.pipeline.model.folder import open_model
+from embedmill.pipeline.tokens.tokenizer import Tokenizer
 from tests.tiny import ARCHITECTURES, save_model
 
 A = [

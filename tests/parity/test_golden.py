@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.dataset import dataset
-from jobs.run import run
-from pipeline.batches import Pack
-from pipeline.tokens import Tokenizer
-from schemas.spec import Spec
+from embedmill.jobs.dataset import dataset
+from embedmill.jobs.run import run
+from embedmill.pipeline.batches import Pack
+from embedmill.pipeline.tokens.tokenizer import Tokenizer
+from embedmill.schemas.spec import Spec
 
 SPECIAL = "edge-special"  # made by a reference that reads "[SEP]" in a text as the token
 TOLERANCE = 1e-5

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from jobs.dataset import dataset
-from jobs.run import run
-from pipeline.encode.heads import CLASSIFIERS, MASKED_LMS
-from pipeline.families import FAMILIES
-from schemas.spec import Spec
+from embedmill.jobs.dataset import dataset
+from embedmill.jobs.run import run
+from embedmill.pipeline.encode.heads.ours import CLASSIFIERS, MASKED_LMS
+from embedmill.pipeline.model.architectures import FAMILIES
+from embedmill.schemas.spec import Spec
 from tests.tiny import ARCHITECTURES, save_model
 
 A = ["sun", "the old man and the sea", "yellow sour fruit " * 20, "a long road", "rain"]

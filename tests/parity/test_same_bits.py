@@ -16,17 +16,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from jobs.dataset import dataset
-from jobs.run import run
-from pipeline.batches import Pack
-from pipeline.encode.load import load_encoder, load_heads, load_tail
-from pipeline.encode.proof import isa
-from pipeline.encode.weights import read_weights
-from pipeline.pack import sort_by_length
-from pipeline.pool import pool, pooled
-from pipeline.tokens import Tokenizer
-from schemas.plan import VectorColumn
-from schemas.spec import Spec
+from embedmill.jobs.dataset import dataset
+from embedmill.jobs.run import run
+from embedmill.pipeline.batches import Pack
+from embedmill.pipeline.encode.load import load_encoder, load_heads, load_tail
+from embedmill.pipeline.encode.proof import isa
+from embedmill.pipeline.encode.weights import read_weights
+from embedmill.pipeline.pack import sort_by_length
+from embedmill.pipeline.tokens.tokenizer import Tokenizer
+from embedmill.pipeline.vectors.pool import pool, pooled
+from embedmill.schemas.plan import VectorColumn
+from embedmill.schemas.spec import Spec
 from tests.conftest import WORDS
 from tests.tiny import save_model, write_json
 

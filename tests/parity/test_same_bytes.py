@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.run import run
-from schemas.spec import Spec
+from embedmill.jobs.run import run
+from embedmill.schemas.spec import Spec
 
 WORDS = "lemon river stone honey bread cloud yellow sour fruit deep water north wind".split()
 COLUMNS = [

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from pipeline.batches import Pack
-from pipeline.encode.load import load_encoder
-from schemas.errors import ModelError
+from embedmill.pipeline.batches import Pack
+from embedmill.pipeline.encode.load import load_encoder
+from embedmill.schemas.errors import ModelError
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("EMBEDMILL_DATA", ROOT.parent / "shared" / "data"))

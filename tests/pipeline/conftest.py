@@ -10,16 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.batches import TextBatch
-from pipeline.commit import adopt, commit_snapshot
-from pipeline.gc import collect
-from pipeline.plan import Planned, freeze, make_plan
-from pipeline.read import read_unit
-from pipeline.reuse import freeze_index
-from pipeline.run.inline import run_inline
-from pipeline.store import Store, open_store
-from schemas.manifest import Manifest
-from schemas.spec import Run, Spec
+from embedmill.pipeline.batches import TextBatch
+from embedmill.pipeline.parts.commit import adopt, commit_snapshot
+from embedmill.pipeline.plan.plan import Planned, freeze, make_plan
+from embedmill.pipeline.read.unit import read_unit
+from embedmill.pipeline.reuse.rows import freeze_index
+from embedmill.pipeline.run.inline import run_inline
+from embedmill.pipeline.snapshot.gc import collect
+from embedmill.pipeline.store import Store, open_store
+from embedmill.schemas.manifest import Manifest
+from embedmill.schemas.spec import Run, Spec
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from jobs.run import run
-from schemas.report import RunReport
+from embedmill.jobs.run import run
+from embedmill.schemas.report import RunReport
 
 from .conftest import Job
 

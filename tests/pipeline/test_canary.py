@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.canary import TEXTS, Canary, make_canary
-from pipeline.load import load_encoder
-from pipeline.plan import make_plan
-from pipeline.run.inline import run_inline
-from pipeline.store import Store, open_store
-from schemas.errors import ModelError
-from schemas.plan import Plan
-from schemas.spec import Spec
+from embedmill.pipeline.canary import TEXTS, Canary, make_canary
+from embedmill.pipeline.load import load_encoder
+from embedmill.pipeline.plan.plan import make_plan
+from embedmill.pipeline.run.inline import run_inline
+from embedmill.pipeline.store import Store, open_store
+from embedmill.schemas.errors import ModelError
+from embedmill.schemas.plan import Plan
+from embedmill.schemas.spec import Spec
 
 
 @pytest.fixture(params=[None, "b"])

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batches import Sequences
-from pipeline.distinct import rows_of
-from pipeline.pack import pack, sort_by_length, sort_used
+from embedmill.pipeline.batches import Sequences
+from embedmill.pipeline.pack import pack, sort_by_length, sort_used
+from embedmill.pipeline.read.distinct import rows_of
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=60)
 QUICK = settings(deadline=None, max_examples=150)

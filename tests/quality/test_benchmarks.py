@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.dataset import dataset
-from jobs.run import run
-from schemas.spec import Spec
+from embedmill.jobs.dataset import dataset
+from embedmill.jobs.run import run
+from embedmill.schemas.spec import Spec
 from tests.quality.e5 import write_folder
 
 pytestmark = [pytest.mark.quality, pytest.mark.timeout(3600)]

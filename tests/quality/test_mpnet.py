@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.run import run
-from jobs.verify import verify
-from schemas.spec import Spec
+from embedmill.jobs.run import run
+from embedmill.jobs.verify.output import verify
+from embedmill.schemas.spec import Spec
 
 pytestmark = [pytest.mark.quality, pytest.mark.timeout(3600)]
 DICTIONARY = Path(__file__).resolve().parents[2] / "jobs" / "specs" / "data" / "dictionary.parquet"

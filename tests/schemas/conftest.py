@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import SpecError
-from schemas.load import load_spec
-from schemas.spec import Spec
+from embedmill.schemas.errors import SpecError
+from embedmill.schemas.spec import Spec
+from embedmill.schemas.spec_file.load import load_spec
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-import jobs.run
-import pipeline.commit
-import pipeline.flow
-import pipeline.gc
-import pipeline.snapshot
-from schemas.errors import ConflictError
-from schemas.manifest import manifest_name, part_name
+import embedmill.jobs.run
+import embedmill.pipeline.flow
+import embedmill.pipeline.parts.commit
+import embedmill.pipeline.snapshot.gc
+import embedmill.pipeline.snapshot.read
+from embedmill.schemas.errors import ConflictError
+from embedmill.schemas.manifest import manifest_name, part_name
 from tests.simulation.storage import Bucket, SimulatedStore
 
 Patches = list[Any]  # of unittest.mock
@@ -53,27 +53,31 @@ def torn_create() -> Patches:
 
 def collect_by_listing() -> Patches:
     """gc takes whatever the newest manifest does not name, also of the generation in the making."""
-    folders = ("data", "_embed/rejects", pipeline.snapshot.PLANS)
+    folders = ("data", "_embed/rejects", embedmill.pipeline.snapshot.read.PLANS)
 
     def candidates(store: Any, newest: int) -> list[str]:
         return [name for folder in folders for name in store.list(folder)]
 
-    return [patch.object(pipeline.gc, "_candidates", candidates)]
+    return [patch.object(embedmill.pipeline.snapshot.gc, "_candidates", candidates)]
 
 
 def collect_one_too_many() -> Patches:
     """gc is off by one generation."""
-    right = pipeline.gc._candidates
-    return [patch.object(pipeline.gc, "_candidates", lambda store, n: right(store, n + 1))]
+    right = embedmill.pipeline.snapshot.gc._candidates
+    return [
+        patch.object(
+            embedmill.pipeline.snapshot.gc, "_candidates", lambda store, n: right(store, n + 1)
+        )
+    ]
 
 
 def _named_without(folder: str) -> Patches:
-    right = pipeline.gc._named
+    right = embedmill.pipeline.snapshot.gc._named
 
     def named(store: Any, generation: int) -> set[str]:
         return {name for name in right(store, generation) if not name.startswith(folder)}
 
-    return [patch.object(pipeline.gc, "_named", named)]
+    return [patch.object(embedmill.pipeline.snapshot.gc, "_named", named)]
 
 
 def collect_rejects() -> Patches:
@@ -83,30 +87,30 @@ def collect_rejects() -> Patches:
 
 def collect_plans() -> Patches:
     """gc does not know that a snapshot needs its plan."""
-    return _named_without(pipeline.snapshot.PLANS)
+    return _named_without(embedmill.pipeline.snapshot.read.PLANS)
 
 
 def collect_carried() -> Patches:
     """gc keeps only the parts that were made for the newest generation."""
-    right = pipeline.gc._named
+    right = embedmill.pipeline.snapshot.gc._named
 
     def named(store: Any, generation: int) -> set[str]:
         return {n for n in right(store, generation) if "-g" not in n or f"-g{generation:06d}" in n}
 
-    return [patch.object(pipeline.gc, "_named", named)]
+    return [patch.object(embedmill.pipeline.snapshot.gc, "_named", named)]
 
 
 def _snapshot_commit(refused: Callable[..., Any]) -> Patches:
     """commit_snapshot with another way to go on where the manifest's number is taken."""
 
     def commit(store: Any, planned: Any, plan_name: str, records: list) -> Any:
-        manifest, table = pipeline.commit._manifest(planned, plan_name, records)
+        manifest, table = embedmill.pipeline.parts.commit._manifest(planned, plan_name, records)
         store.create(f"_embed/manifest/{manifest.table}", table)
         if store.create(manifest_name(manifest.generation), manifest.to_bytes()):
             return manifest
         return refused(store, planned, plan_name, records, manifest)
 
-    return [patch.object(jobs.run, "commit_snapshot", commit)]
+    return [patch.object(embedmill.jobs.run, "commit_snapshot", commit)]
 
 
 def what_stands_is_mine() -> Patches:
@@ -127,25 +131,25 @@ def next_number() -> Patches:
     """Who finds the number taken takes the next one, with the plan it has."""
 
     def refused(store: Any, planned: Any, name: str, records: list, manifest: Any) -> Any:
-        standing = pipeline.snapshot.read_snapshot(store, manifest.generation)
+        standing = embedmill.pipeline.snapshot.read.read_snapshot(store, manifest.generation)
         if standing.manifest.plan == name:
             return standing.manifest
         plan = replace(planned.plan, generation=manifest.generation + 1)
         again = replace(planned, plan=plan, base=standing)
-        return jobs.run.commit_snapshot(store, again, name, records)
+        return embedmill.jobs.run.commit_snapshot(store, again, name, records)
 
     return _snapshot_commit(refused)
 
 
 def no_predecessor() -> Patches:
     """A manifest does not say which one it follows."""
-    right = pipeline.commit._manifest
+    right = embedmill.pipeline.parts.commit._manifest
 
     def manifest(*args: Any) -> tuple:
         made, table = right(*args)
         return replace(made, previous=""), table
 
-    return [patch.object(pipeline.commit, "_manifest", manifest)]
+    return [patch.object(embedmill.pipeline.parts.commit, "_manifest", manifest)]
 
 
 class _Later:
@@ -170,7 +174,10 @@ class _Later:
 
 def manifest_before_parts() -> Patches:
     """The manifest is made first, and the parts that it names at once after it."""
-    right_unit, right_snapshot = pipeline.commit.commit_unit, pipeline.commit.commit_snapshot
+    right_unit, right_snapshot = (
+        embedmill.pipeline.parts.commit.commit_unit,
+        embedmill.pipeline.parts.commit.commit_snapshot,
+    )
 
     def unit(store: Any, plan: Any, encoded: Any) -> Any:
         actor = store.world.scheduler.current
@@ -189,14 +196,14 @@ def manifest_before_parts() -> Patches:
         return made
 
     return [
-        patch.object(pipeline.flow, "commit_unit", unit),
-        patch.object(jobs.run, "commit_snapshot", snapshot),
+        patch.object(embedmill.pipeline.flow, "commit_unit", unit),
+        patch.object(embedmill.jobs.run, "commit_snapshot", snapshot),
     ]
 
 
 def rejects_after_part() -> Patches:
     """A part is there before the rejects that it names."""
-    right = pipeline.commit.commit_unit
+    right = embedmill.pipeline.parts.commit.commit_unit
 
     def unit(store: Any, plan: Any, encoded: Any) -> Any:
         later = _Later(store, "_embed/rejects/")
@@ -204,12 +211,12 @@ def rejects_after_part() -> Patches:
         later.now()
         return record
 
-    return [patch.object(pipeline.flow, "commit_unit", unit)]
+    return [patch.object(embedmill.pipeline.flow, "commit_unit", unit)]
 
 
 def refused_part_is_an_error() -> Patches:
     """Who finds its part made already does not adopt it."""
-    right = pipeline.commit.commit_unit
+    right = embedmill.pipeline.parts.commit.commit_unit
 
     def unit(store: Any, plan: Any, encoded: Any) -> Any:
         name = part_name(plan.fingerprint, encoded.unit.key, plan.generation)
@@ -217,4 +224,4 @@ def refused_part_is_an_error() -> Patches:
             raise ConflictError("PART_EXISTS", name, "is there already")
         return right(store, plan, encoded)
 
-    return [patch.object(pipeline.flow, "commit_unit", unit)]
+    return [patch.object(embedmill.pipeline.flow, "commit_unit", unit)]

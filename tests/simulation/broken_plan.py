@@ -11,14 +11,14 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
-import jobs.run
-import pipeline.commit
-import pipeline.plan
-import pipeline.slices
-import pipeline.snapshot
-from pipeline.identity import unit_key
-from pipeline.shards import list_shards
-from schemas.manifest import PART_TABLE, part_name
+import embedmill.jobs.run
+import embedmill.pipeline.parts.commit
+import embedmill.pipeline.plan.plan
+import embedmill.pipeline.read.slices
+import embedmill.pipeline.snapshot.read
+from embedmill.pipeline.identity import unit_key
+from embedmill.pipeline.plan.shards import list_shards
+from embedmill.schemas.manifest import PART_TABLE, part_name
 from tests.simulation import house
 
 Patches = list[Any]  # of unittest.mock
@@ -26,7 +26,11 @@ Patches = list[Any]  # of unittest.mock
 
 def names_without_generation() -> Patches:
     """A part's name does not tell which manifest it is made for."""
-    return [patch.object(pipeline.commit, "part_name", lambda f, key, g: part_name(f, key, 1))]
+    return [
+        patch.object(
+            embedmill.pipeline.parts.commit, "part_name", lambda f, key, g: part_name(f, key, 1)
+        )
+    ]
 
 
 def number_from_a_listing() -> Patches:
@@ -34,15 +38,15 @@ def number_from_a_listing() -> Patches:
 
     def latest(store: Any) -> Any:
         names = [n for n in store.list("_embed/manifest") if n.endswith(".json")]
-        number = max(map(pipeline.snapshot.generation_of, names), default=0)
-        return pipeline.snapshot.read_snapshot(store, number) if number else None
+        number = max(map(embedmill.pipeline.snapshot.read.generation_of, names), default=0)
+        return embedmill.pipeline.snapshot.read.read_snapshot(store, number) if number else None
 
-    return [patch.object(pipeline.plan, "latest", latest)]
+    return [patch.object(embedmill.pipeline.plan.plan, "latest", latest)]
 
 
 def done_by_listing() -> Patches:
     """Which units are done is what a listing says."""
-    right = pipeline.commit.adopt_all
+    right = embedmill.pipeline.parts.commit.adopt_all
 
     def adopt_all(store: Any, plan: Any, units: list) -> tuple[list, list]:
         there = set(store.list("data"))
@@ -50,12 +54,12 @@ def done_by_listing() -> Patches:
         records, gone = right(store, plan, done)
         return records, [unit for unit in units if unit not in done or unit in gone]
 
-    return [patch.object(jobs.run, "adopt_all", adopt_all)]
+    return [patch.object(embedmill.jobs.run, "adopt_all", adopt_all)]
 
 
 def nothing_is_done() -> Patches:
     """A run that resumes does all units again."""
-    return [patch.object(jobs.run, "adopt_all", lambda store, plan, units: ([], units))]
+    return [patch.object(embedmill.jobs.run, "adopt_all", lambda store, plan, units: ([], units))]
 
 
 def keys_without_versions() -> Patches:
@@ -65,7 +69,7 @@ def keys_without_versions() -> Patches:
         blank = [replace(s, shard=replace(s.shard, size=0, version="", footer="")) for s in slices]
         return unit_key(tuple(blank), fingerprint, layout)
 
-    return [patch.object(pipeline.plan, "unit_key", key)]
+    return [patch.object(embedmill.pipeline.plan.plan, "unit_key", key)]
 
 
 def versions_unread() -> Patches:
@@ -76,8 +80,10 @@ def versions_unread() -> Patches:
             return False
 
     return [
-        patch.object(pipeline.slices, "version_now", lambda uri: Whatever()),
-        patch.object(pipeline.slices, "footer_digest", lambda source, uri, size: Whatever()),
+        patch.object(embedmill.pipeline.read.slices, "version_now", lambda uri: Whatever()),
+        patch.object(
+            embedmill.pipeline.read.slices, "footer_digest", lambda source, uri, size: Whatever()
+        ),
     ]
 
 
@@ -93,35 +99,35 @@ def carry_by_name() -> Patches:
             pa.array([all(s["uri"] in uris for s in row) for row in rows], pa.bool_())
         )
 
-    return [patch.object(pipeline.plan, "_unchanged", unchanged)]
+    return [patch.object(embedmill.pipeline.plan.plan, "_unchanged", unchanged)]
 
 
 def carry_to_another_encoding() -> Patches:
     """Parts carry over into a snapshot of another encoding."""
-    right = pipeline.plan._unchanged
+    right = embedmill.pipeline.plan.plan._unchanged
 
     def unchanged(base: Any, parts: Any, plan: Any, *rest: Any) -> pa.Table:
         if base is not None:
             plan = replace(plan, fingerprint=base.manifest.fingerprint)
         return right(base, parts, plan, *rest)
 
-    return [patch.object(pipeline.plan, "_unchanged", unchanged)]
+    return [patch.object(embedmill.pipeline.plan.plan, "_unchanged", unchanged)]
 
 
 def replace_unasked() -> Patches:
     """Another encoding replaces the snapshot without output.replace."""
-    right = pipeline.plan.make_plan
+    right = embedmill.pipeline.plan.plan.make_plan
 
     def plan(spec: Any, store: Any) -> Any:
         output = spec.output.model_copy(update={"replace": True})
         return right(spec.model_copy(update={"output": output}), store)
 
-    return [patch.object(jobs.run, "make_plan", plan)]
+    return [patch.object(embedmill.jobs.run, "make_plan", plan)]
 
 
 def listed_before_the_base() -> Patches:
     """The input is listed first, and what the plan stands on is looked up then."""
-    right, listings = pipeline.plan.make_plan, {}
+    right, listings = embedmill.pipeline.plan.plan.make_plan, {}
 
     def who() -> int:
         actor = house.worlds[-1].scheduler.current
@@ -132,6 +138,8 @@ def listed_before_the_base() -> Patches:
         return right(spec, store)
 
     return [
-        patch.object(jobs.run, "make_plan", plan),
-        patch.object(pipeline.plan, "list_shards", lambda spec, output: listings[who()]),
+        patch.object(embedmill.jobs.run, "make_plan", plan),
+        patch.object(
+            embedmill.pipeline.plan.plan, "list_shards", lambda spec, output: listings[who()]
+        ),
     ]

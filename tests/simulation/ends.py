@@ -5,8 +5,8 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING
 
-from schemas.errors import EmbedmillError
-from schemas.manifest import manifest_name
+from embedmill.schemas.errors import EmbedmillError
+from embedmill.schemas.manifest import manifest_name
 from tests.simulation.invariants import check_versions, frozen
 from tests.simulation.scheduler import Actor, Killed
 

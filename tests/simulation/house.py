@@ -21,27 +21,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import jobs.interrupt
-import jobs.run
-import pipeline.commit
-import pipeline.flow
-import pipeline.hashes
-import pipeline.plan
-import pipeline.reuse
-import pipeline.run.log
-import pipeline.run.summary
-import pipeline.shards
-import pipeline.slices
-import pipeline.table
-import pipeline.write
-from pipeline.batches import Sequences
-from pipeline.identity import canonical
-from pipeline.model import ModelFolder
-from pipeline.run import attempts
-from pipeline.run.receipt import Receipt
-from pipeline.vectors import Vectors
-from schemas.columns import vector_type
-from schemas.plan import Plan, Unit
+import embedmill.jobs.process.interrupt
+import embedmill.jobs.run
+import embedmill.pipeline.flow
+import embedmill.pipeline.parts.commit
+import embedmill.pipeline.parts.table
+import embedmill.pipeline.parts.write
+import embedmill.pipeline.plan.plan
+import embedmill.pipeline.plan.shards
+import embedmill.pipeline.read.slices
+import embedmill.pipeline.reuse.rows
+import embedmill.pipeline.reuse.sorted_index
+import embedmill.pipeline.run.log
+import embedmill.pipeline.run.summary
+from embedmill.pipeline.batches import Sequences
+from embedmill.pipeline.identity import canonical
+from embedmill.pipeline.model.folder import ModelFolder
+from embedmill.pipeline.run import attempts
+from embedmill.pipeline.run.receipt import Receipt
+from embedmill.pipeline.vectors.unit import Vectors
+from embedmill.schemas.columns import vector_type
+from embedmill.schemas.plan import Plan, Unit
 from tests.simulation.storage import SimulatedStore
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ MODEL = ModelFolder(
     pooling="mean",
     normalize=False,
 )
-join = pipeline.plan._unchanged
+join = embedmill.pipeline.plan.plan._unchanged
 parts: dict[tuple[bytes, bytes], pa.Buffer] = {}
 carried: dict[tuple, pa.Table] = {}
 worlds: list[World] = []  # the last one is the one that is
@@ -137,10 +137,10 @@ def encode_unit(plan: Plan, unit: Unit) -> Receipt:
     """One unit through the corridor, as the runners do it."""
     given = attempts.prepare(plan, unit, Tokens())
     if isinstance(given, Unit):  # often begun: the runners put it into a process of its own
-        given = pipeline.flow.prepare(plan, unit, Tokens())
-    encoded = pipeline.flow.encode(plan, SimpleNamespace(engine={}), given)
+        given = embedmill.pipeline.flow.prepare(plan, unit, Tokens())
+    encoded = embedmill.pipeline.flow.encode(plan, SimpleNamespace(engine={}), given)
     worlds[-1].encoded(plan, unit)
-    record = pipeline.flow.commit(plan, encoded)
+    record = embedmill.pipeline.flow.commit(plan, encoded)
     attempts.end(plan, unit)
     return Receipt.of(record, encoded, 0.0)
 
@@ -163,7 +163,7 @@ def part_bytes(table: pa.Table, vectors: list[str], footer: dict[str, Any]) -> p
     """The shipped function, asked once for equal arguments: most of the time went there."""
     key = hashlib.sha256(ipc_bytes(table)).digest(), canonical([vectors, footer])
     if key not in parts:
-        parts[key] = pipeline.write.part_bytes(table, vectors, footer)
+        parts[key] = embedmill.pipeline.parts.write.part_bytes(table, vectors, footer)
     return parts[key]
 
 
@@ -187,7 +187,7 @@ class OneThread(pq.ParquetFile):
 
 
 def ipc_bytes(data: pa.Table) -> pa.Buffer:
-    """As pipeline.plan has it, without compression, which takes longer than all else here."""
+    """As pipeline.plan.plan has it, without compression, which takes longer than all else here."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, data.schema) as writer:
         writer.write_table(data.combine_chunks())
@@ -211,35 +211,35 @@ def furnished() -> Iterator[None]:
     """While entered, the shipped code lives in the last of `worlds`."""
     silent = SimpleNamespace(add=lambda receipt: None)
     instead = {
-        jobs.run: {
+        embedmill.jobs.run: {
             "open_store": open_store,
             "start": start,
             "load_tokenizer": lambda plan: Tokens(),
             "Progress": lambda rows: nullcontext(silent),
         },
-        jobs.interrupt: {  # no process here has signals
+        embedmill.jobs.process.interrupt: {  # no process here has signals
             "threading": SimpleNamespace(current_thread=lambda: 0, main_thread=lambda: 1)
         },
-        pipeline.commit: {
+        embedmill.pipeline.parts.commit: {
             "ThreadPoolExecutor": OneByOne,
             "ipc_bytes": ipc_bytes,
             "part_bytes": part_bytes,
         },
-        pipeline.flow: {
+        embedmill.pipeline.flow: {
             "open_store": open_store,
             "unit_vectors": unit_vectors,
         },
-        pipeline.table: {"software": lambda: {}},
-        pipeline.plan: {
+        embedmill.pipeline.parts.table: {"software": lambda: {}},
+        embedmill.pipeline.plan.plan: {
             "open_model": lambda name, revision: MODEL,
             "ipc_bytes": ipc_bytes,
             "_unchanged": unchanged,
         },
-        pipeline.slices: {
+        embedmill.pipeline.read.slices: {
             "version_now": lambda uri: worlds[-1].inputs.version_now(uri),
             "open_shard": lambda uri: worlds[-1].inputs.open_shard(uri),
         },
-        pipeline.shards: {
+        embedmill.pipeline.plan.shards: {
             "ThreadPoolExecutor": OneByOne,
             "pq": SimpleNamespace(ParquetFile=OneThread),
             "_expand": lambda pattern, _: worlds[-1].inputs.expand(pattern),
@@ -247,10 +247,10 @@ def furnished() -> Iterator[None]:
             "open_shard": lambda uri: worlds[-1].inputs.open_shard(uri),
         },
         attempts: {"open_store": open_store},
-        pipeline.hashes: {"pq": SimpleNamespace(ParquetFile=OneThread)},
-        pipeline.reuse: {"pq": SimpleNamespace(ParquetFile=OneThread)},
-        pipeline.run.summary: {"_version": lambda: "simulated"},
-        pipeline.run.log: {
+        embedmill.pipeline.reuse.sorted_index: {"pq": SimpleNamespace(ParquetFile=OneThread)},
+        embedmill.pipeline.reuse.rows: {"pq": SimpleNamespace(ParquetFile=OneThread)},
+        embedmill.pipeline.run.summary: {"_version": lambda: "simulated"},
+        embedmill.pipeline.run.log: {
             "datetime": SimpleNamespace(datetime=Clock, UTC=clock.UTC),
             "secrets": SimpleNamespace(token_hex=lambda n: worlds[-1].run_number()),
         },

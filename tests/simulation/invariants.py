@@ -15,14 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.snapshot import PLANS, generation_of, read_plan_head
-from schemas.manifest import Manifest, PartRecord, manifest_name, part_name, record_from_row
-from schemas.plan import Plan, Unit
+from embedmill.pipeline.snapshot.read import PLANS, generation_of, read_plan_head
+from embedmill.schemas.manifest import (
+    Manifest,
+    PartRecord,
+    manifest_name,
+    part_name,
+    record_from_row,
+)
+from embedmill.schemas.plan import Plan, Unit
 from tests.simulation import house
 from tests.simulation.storage import FOLDER, texts
 
 if TYPE_CHECKING:
-    from schemas.report import RunReport
+    from embedmill.schemas.report import RunReport
     from tests.simulation.world import World
 
 Contents = tuple[tuple[str, int, int, int], ...]  # uri, content, start, rows

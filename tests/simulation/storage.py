@@ -165,17 +165,17 @@ class Inputs:
         return {before, *seen}
 
     def expand(self, pattern: str) -> list[tuple[str, str]]:
-        """In place of pipeline.shards._expand."""
+        """In place of pipeline.plan.shards._expand."""
         uris = self.world.look("list input", pattern, lambda: sorted(self.now))
         return [(uri, uri.rpartition("/")[2]) for uri in uris]
 
     def version_now(self, uri: str) -> tuple[int, str]:
-        """In place of pipeline.shards.version_now."""
+        """In place of pipeline.plan.shards.version_now."""
         version, content = self.world.look("version", uri, lambda: self._there(uri))
         return len(parquet(uri, content)), version
 
     def open_shard(self, uri: str) -> pa.NativeFile:
-        """In place of pipeline.shards.open_shard."""
+        """In place of pipeline.plan.shards.open_shard."""
         _, content = self.world.look("read input", uri, lambda: self._there(uri))
         return pa.BufferReader(parquet(uri, content))
 

@@ -9,11 +9,11 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import jobs.run
-import pipeline.gc
-from schemas.errors import StorageError
-from schemas.plan import Plan, Unit
-from schemas.spec import Spec
+import embedmill.jobs.run
+import embedmill.pipeline.snapshot.gc
+from embedmill.schemas.errors import StorageError
+from embedmill.schemas.plan import Plan, Unit
+from embedmill.schemas.spec import Spec
 from tests.simulation import house, invariants
 from tests.simulation.ends import check_end, describe
 from tests.simulation.scheduler import Actor, Killed, Scheduler
@@ -92,11 +92,13 @@ class World:
         """The script, then one quiet run, and what must be true of it all."""
         for event in self.script:
             if isinstance(event, Run):
-                body = partial(jobs.run.run, spec_of(event))
+                body = partial(embedmill.jobs.run.run, spec_of(event))
                 actor = self.scheduler.add(event.number, "run", event.start, body)
                 actor.facts["spec"] = event
             elif isinstance(event, Collect):
-                body = partial(pipeline.gc.collect, SimulatedStore(self), event.keep)
+                body = partial(
+                    embedmill.pipeline.snapshot.gc.collect, SimulatedStore(self), event.keep
+                )
                 self.scheduler.add(event.number, "gc", event.start, body)
         self.scheduler.run()
         if not self.violations:
@@ -115,7 +117,7 @@ class World:
         for again in (False, True):
             encoded = self.encodings
             try:
-                report = jobs.run.run(spec_of(last, replace=True, keep=1))
+                report = embedmill.jobs.run.run(spec_of(last, replace=True, keep=1))
             except BaseException as error:
                 self.broken("quiet", f"a quiet run ends with {describe(error)}")
                 return

@@ -96,13 +96,13 @@ def say(module: Any, _: str) -> None:
 
 
 KINDS = {
-    "tokens": ("pipeline.tokens", tokens),
-    "encode": ("pipeline.vectors", encode),
-    "memory": ("pipeline.vectors", memory),
-    "read": ("pipeline.slices", read),
-    "load": ("pipeline.load", load),
-    "wrong": ("pipeline.load", wrong),
-    "say": ("pipeline.tokens", say),
+    "tokens": ("embedmill.pipeline.tokens.tokenizer", tokens),
+    "encode": ("embedmill.pipeline.vectors.unit", encode),
+    "memory": ("embedmill.pipeline.vectors.unit", memory),
+    "read": ("embedmill.pipeline.read.slices", read),
+    "load": ("embedmill.pipeline.load", load),
+    "wrong": ("embedmill.pipeline.load", wrong),
+    "say": ("embedmill.pipeline.tokens.tokenizer", say),
 }
 
 

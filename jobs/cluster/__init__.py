@@ -1,0 +1,1 @@
+"""Cluster: jobs that run elsewhere, now or on a schedule."""

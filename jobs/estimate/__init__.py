@@ -1,0 +1,1 @@
+"""Estimate: what a run will do, how long it will take and what it will cost."""

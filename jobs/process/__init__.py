@@ -1,0 +1,1 @@
+"""Process: signals, progress and how a command ends."""

@@ -1,0 +1,1 @@
+"""Search: exact over the parts, or through a sink."""

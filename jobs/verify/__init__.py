@@ -1,0 +1,1 @@
+"""Verify: checks that an output is still what was committed."""

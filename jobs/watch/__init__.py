@@ -1,0 +1,1 @@
+"""Watch: what is committed, what is running, and what the last run did."""

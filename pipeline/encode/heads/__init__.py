@@ -1,0 +1,1 @@
+"""Heads: what a model computes from its hidden states."""

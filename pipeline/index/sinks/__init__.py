@@ -1,0 +1,1 @@
+"""Sinks: one folder for each vector index."""

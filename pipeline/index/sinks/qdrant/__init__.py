@@ -1,0 +1,1 @@
+"""Qdrant: its server, and its engine in this process."""

@@ -1,0 +1,1 @@
+"""Model: what a model's files say, without torch."""

@@ -1,0 +1,1 @@
+"""Parts: the vectors of a unit become one committed Parquet file."""

@@ -1,0 +1,1 @@
+"""Plan: what a run will do, frozen before it begins."""

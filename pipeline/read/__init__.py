@@ -1,0 +1,1 @@
+"""Read: a unit's slices of Parquet files become texts."""

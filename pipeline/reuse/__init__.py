@@ -1,0 +1,1 @@
+"""Reuse: rows whose input is in the last snapshot keep their vectors."""

@@ -1,0 +1,1 @@
+"""Snapshot: reads, judges and cleans up what is committed."""

@@ -1,0 +1,1 @@
+"""Tokens: texts become token ids in BERT's input form."""

@@ -1,0 +1,1 @@
+"""Vectors: hidden states become the values of output columns."""

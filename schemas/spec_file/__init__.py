@@ -1,0 +1,1 @@
+"""Spec file: YAML to a checked spec, and back."""
