@@ -16,8 +16,7 @@ from embedmill.pipeline.plan.plan import ipc_bytes
 from embedmill.pipeline.snapshot.read import Snapshot, required, table
 from embedmill.pipeline.store import Store
 from embedmill.schemas.manifest import PART_TABLE, manifest_name
-
-from .conftest import Output
+from tests.jobs.conftest import Output
 
 
 def newest(store: Store) -> Snapshot:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from .commandline import Bench
+from tests.jobs.commandline import Bench
 
 ROOT = Path(__file__).resolve().parents[2]
 

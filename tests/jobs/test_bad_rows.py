@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from .commandline import Bench
+from tests.jobs.commandline import Bench
 
 BAD = b"caf\xe9"
 LONG = "apple " * 13_334  # 80,004 characters

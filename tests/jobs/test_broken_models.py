@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from embedmill.pipeline import load
 from embedmill.pipeline.encode import load as engines
 from embedmill.pipeline.model.folder import open_model
+from tests.jobs.commandline import Bench
 from tests.tiny import save_model, save_sentence_folder, write_json
-
-from .commandline import Bench
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 

@@ -26,8 +26,7 @@ from embedmill.pipeline.tokens.tokenizer import Tokenizer
 from embedmill.schemas.errors import SpecError
 from embedmill.schemas.report import RunReport
 from embedmill.schemas.spec import Spec
-
-from .damage import change_part
+from tests.jobs.damage import change_part
 
 WORDS = "apple bee river stone honey yellow sour fruit deep water north wind queen".split()
 LONG = [" ".join(WORDS[(n + i) % 13] for i in range(n)) for n in (3, 30, 15, 75, 40)]

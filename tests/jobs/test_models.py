@@ -18,9 +18,8 @@ from embedmill.jobs.verify.output import verify
 from embedmill.pipeline import load
 from embedmill.pipeline.model.folder import open_model
 from tests.conftest import write_tokenizer
+from tests.jobs.commandline import Bench
 from tests.tiny import ARCHITECTURES, save_model, save_sentence_folder, write_json
-
-from .commandline import Bench
 
 TEXTS = ["apple", "the OLD man and the Sea", "yellow sour fruit " * 60, "rain on the roof ."]
 TRUNK, POOL, NORM = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "3_Normalize")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from .commandline import Bench
+from tests.jobs.commandline import Bench
 
 STRANGE = {
     "combining marks": "e" + "\u0301" * 100_000,

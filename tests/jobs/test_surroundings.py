@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .commandline import Bench
+from tests.jobs.commandline import Bench
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,8 +8,7 @@ import pyarrow.dataset as ds
 
 from embedmill.jobs.run import run
 from embedmill.schemas.report import RunReport
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 WORDS = "lemon river stone honey bread cloud yellow sour fruit deep water north wind".split()
 SHARDS, ROWS = 4, 25

@@ -21,8 +21,7 @@ from embedmill.jobs.cluster.schedule import DAYS_TO, MACROS, _short_name, check_
 from embedmill.schemas.errors import SpecError
 from embedmill.schemas.spec import Spec
 from embedmill.schemas.spec_file.load import load_spec
-
-from .kuberay import judge
+from tests.jobs.kuberay import judge
 
 CRON = "30 2 * * mon-fri"
 IMAGE = "registry.example/embedmill:0.1.0"

@@ -17,8 +17,7 @@ from embedmill.jobs.search import exact as room
 from embedmill.jobs.search.exact import search, search_text
 from embedmill.pipeline.store import open_store
 from embedmill.schemas.errors import ConflictError, SpecError, StorageError
-
-from .conftest import Output, flip_a_bit_of, make_spec, run_by_hand
+from tests.jobs.conftest import Output, flip_a_bit_of, make_spec, run_by_hand
 
 
 def brute_force(output: Output, column: str, query: np.ndarray) -> tuple[list[str], np.ndarray]:

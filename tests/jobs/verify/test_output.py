@@ -18,9 +18,8 @@ from embedmill.pipeline.plan.plan import ipc_bytes
 from embedmill.pipeline.snapshot.gc import collect
 from embedmill.schemas.errors import ConflictError, SpecError
 from embedmill.schemas.manifest import PART_TABLE, Manifest, manifest_name
-
-from .conftest import Output, flip_a_bit_of, make_spec, run_by_hand
-from .damage import change_part, found, newest, parts, put, recommit, set_value
+from tests.jobs.conftest import Output, flip_a_bit_of, make_spec, run_by_hand
+from tests.jobs.damage import change_part, found, newest, parts, put, recommit, set_value
 
 
 def test_a_whole_output_is_ok(made: Output) -> None:

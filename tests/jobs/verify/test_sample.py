@@ -15,9 +15,8 @@ from embedmill.jobs.search.exact import search
 from embedmill.jobs.verify.output import verify, verify_text
 from embedmill.pipeline import load
 from embedmill.schemas.errors import ModelError
-
-from .conftest import Output, make_spec, run_by_hand
-from .damage import change_part, parts, set_value
+from tests.jobs.conftest import Output, make_spec, run_by_hand
+from tests.jobs.damage import change_part, parts, set_value
 
 
 def test_a_sample_agrees_with_the_reference(made: Output) -> None:

@@ -14,8 +14,7 @@ from embedmill.jobs.watch.status import status, status_text
 from embedmill.pipeline.run.log import RunLog
 from embedmill.pipeline.snapshot.read import required, table
 from embedmill.schemas.errors import ConflictError, SpecError
-
-from .conftest import Output, run_by_hand
+from tests.jobs.conftest import Output, run_by_hand
 
 
 def log(output: Output, run_id: str, number: int, *lines: str) -> None:

@@ -21,8 +21,7 @@ from embedmill.pipeline.snapshot.read import latest, read_snapshot, table
 from embedmill.pipeline.store import LocalStore
 from embedmill.schemas.errors import ConflictError, EmbedmillError, StorageError
 from embedmill.schemas.manifest import part_name
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import pytest
 from embedmill.pipeline.plan.columns import carried_schema, template_parts, text_columns
 from embedmill.pipeline.plan.shards import list_shards
 from embedmill.schemas.errors import InputError, SpecError
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 
 def carried(job: Job, **input) -> pa.Schema:

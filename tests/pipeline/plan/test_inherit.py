@@ -6,8 +6,7 @@ import pytest
 
 from embedmill.pipeline.plan.plan import freeze
 from embedmill.pipeline.snapshot.read import open_plans
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 
 def test_an_interrupted_run_keeps_its_settings(job: Job):

@@ -11,8 +11,7 @@ import embedmill.pipeline.snapshot.read
 from embedmill.pipeline.plan.plan import freeze
 from embedmill.pipeline.snapshot.read import latest, open_plans, open_units, read_plan
 from embedmill.schemas.errors import ConflictError, InputError, StorageError
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 
 @pytest.fixture

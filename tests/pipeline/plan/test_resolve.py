@@ -17,8 +17,7 @@ from embedmill.pipeline.plan.resolve import (
 )
 from embedmill.schemas.errors import ModelError, SpecError
 from embedmill.schemas.spec import Spec
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ import pytest
 
 from embedmill.pipeline.plan.shards import Listing, footer_digest, list_shards
 from embedmill.schemas.errors import InputError
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 
 def listed(job: Job, path: str | list[str] | None = None, **more) -> Listing:

@@ -13,8 +13,7 @@ from embedmill.pipeline.read import slices
 from embedmill.pipeline.read.unit import read_unit
 from embedmill.schemas.columns import Status
 from embedmill.schemas.errors import InputError
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 QUARANTINE = {"on_bad_file": "quarantine"}
 

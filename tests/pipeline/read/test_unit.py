@@ -12,8 +12,7 @@ from embedmill.pipeline.read.unit import locate, read_unit
 from embedmill.schemas.columns import Status
 from embedmill.schemas.errors import InputError
 from embedmill.schemas.plan import Slice, Unit
-
-from .conftest import Job, raw_strings
+from tests.pipeline.conftest import Job, raw_strings
 
 BAD = b"caf\xe9"
 

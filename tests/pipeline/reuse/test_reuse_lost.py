@@ -10,9 +10,8 @@ import pytest
 
 from embedmill.pipeline.plan.plan import make_plan
 from embedmill.pipeline.reuse.rows import freeze_index, reuse
-
-from .conftest import Job
-from .refreshes import ROWS, SHARDS, fill, numbers, refresh, vectors, write
+from tests.pipeline.conftest import Job
+from tests.pipeline.refreshes import ROWS, SHARDS, fill, numbers, refresh, vectors, write
 
 
 @pytest.fixture

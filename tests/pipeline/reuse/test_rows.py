@@ -10,9 +10,18 @@ import embedmill.jobs.run
 from embedmill.jobs.estimate.plan import plan
 from embedmill.jobs.verify.output import verify
 from embedmill.pipeline import load
-
-from .conftest import Job
-from .refreshes import ROWS, SHARDS, fill, made, numbers, refresh, text, vectors, write
+from tests.pipeline.conftest import Job
+from tests.pipeline.refreshes import (
+    ROWS,
+    SHARDS,
+    fill,
+    made,
+    numbers,
+    refresh,
+    text,
+    vectors,
+    write,
+)
 
 
 @pytest.fixture

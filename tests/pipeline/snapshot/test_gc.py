@@ -9,8 +9,7 @@ from embedmill.pipeline.snapshot.gc import collect
 from embedmill.pipeline.snapshot.read import latest, read_snapshot, table
 from embedmill.pipeline.store import SCRATCH
 from embedmill.schemas.errors import ConflictError, StorageError
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 
 def data(job: Job) -> set[str]:

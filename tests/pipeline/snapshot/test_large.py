@@ -10,8 +10,7 @@ import embedmill.schemas.manifest
 from embedmill.pipeline.parts.commit import adopt_all
 from embedmill.pipeline.plan.plan import Planned, ipc_bytes
 from embedmill.schemas.manifest import table_of
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 
 @pytest.fixture

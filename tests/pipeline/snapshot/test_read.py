@@ -12,8 +12,7 @@ from embedmill.pipeline.snapshot.gc import collect
 from embedmill.pipeline.snapshot.read import PLANS, latest, open_plans, required, table
 from embedmill.pipeline.store import open_store
 from embedmill.schemas.errors import ConflictError, StorageError
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 
 def by_pyarrow(data: Path) -> list[tuple[str, int]]:

@@ -32,8 +32,7 @@ from embedmill.pipeline.vectors.pool import faults, pool
 from embedmill.schemas.columns import vector_type
 from embedmill.schemas.errors import ModelError, SpecError
 from embedmill.schemas.plan import VectorColumn
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 WORDS = "lemon river stone honey bread cloud yellow sour fruit deep water north wind".split()
 A = [" ".join(WORDS[(n * 5 + i) % 13] for i in range(1 + n % 7)) for n in range(30)]

@@ -25,8 +25,7 @@ from embedmill.pipeline.store import Store, open_store
 from embedmill.pipeline.vectors.quantize import to_bits, to_int8
 from embedmill.pipeline.vectors.ranges import dequantize
 from embedmill.schemas.errors import InputError, StorageError
-
-from .conftest import Job
+from tests.pipeline.conftest import Job
 
 WORDS = "lemon river stone honey bread cloud yellow sour fruit deep water north wind".split()
 TEXTS = [" ".join(WORDS[(n * 5 + i * n) % 13] for i in range(1 + n % 7)) for n in range(40)]
