@@ -170,8 +170,9 @@ def verify(output: str, sample: int, as_json: bool) -> None:
 @JSON
 def report(output: str, html: str | None, as_json: bool) -> None:
     """Print the report of the last run that came to its end."""
+    from embedmill.jobs.page.write import write_html
     from embedmill.jobs.watch.report import report as read
-    from embedmill.jobs.watch.report import report_text, write_html
+    from embedmill.jobs.watch.report import report_text
 
     if html is not None:
         write_html(output, html)
@@ -243,7 +244,7 @@ def index(spec: str, sets: tuple[str, ...], as_json: bool) -> None:
 def gc(output: str, keep: int, as_json: bool) -> None:
     """Remove what no kept manifest names."""
     from embedmill.pipeline.snapshot.gc import collect
-    from embedmill.pipeline.store import open_store
+    from embedmill.pipeline.store.output import open_store
 
     removed = collect(open_store(output), keep)
     _print({"removed": removed}, f"{len(removed)} objects removed", as_json)

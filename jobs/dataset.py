@@ -6,8 +6,8 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from embedmill.pipeline.snapshot.read import read_plan, required, table
-from embedmill.pipeline.store import LocalStore, open_store
 from embedmill.pipeline.store.arrow import filesystem_of
+from embedmill.pipeline.store.output import LocalStore, open_store
 from embedmill.schemas.columns import part_schema
 
 

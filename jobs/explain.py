@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedmill.pipeline.batches import Pack
-from embedmill.pipeline.load import check_room, fit_segments
+from embedmill.pipeline.load import check_room, check_segments
 from embedmill.pipeline.model.folder import ModelFolder, open_model
 from embedmill.pipeline.plan.resolve import resolve_model
 from embedmill.pipeline.tokens.tokenizer import Tokenizer
@@ -21,7 +21,7 @@ from embedmill.schemas.errors import SpecError
 from embedmill.schemas.spec import Spec
 
 if TYPE_CHECKING:
-    from embedmill.pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.contracts import Encoder
 
 # The order in which the engine gives them; each is one (T, D) tensor in fp32.
 NORMS = ("token", "segment", "position", "sum", "normed")
@@ -48,8 +48,9 @@ def explain(spec: Spec, a: str, b: str | None = None) -> dict[str, Any]:
         max_tokens=facts["max_tokens"],
         truncation=spec.model.truncation,
         parse_specials=spec.model.special_tokens_in_text == "parse",
+        segments=facts["types"],
     )
-    fit_segments(tokenizer, facts["types"], bool(b))
+    check_segments(tokenizer, facts["types"], bool(b))
     check_room(tokenizer, facts["prompt"], b is not None, spec.model.stride)
     long_text, b_S = (spec.model.long_text, None) if b is None else ("truncate", [b])
     sequences = tokenizer.sequences(facts["prompt"], [a], b_S, long_text, spec.model.stride)

@@ -26,7 +26,7 @@ from embedmill.pipeline.index.records import ahead, all_records, keys_of, record
 from embedmill.pipeline.index.sink import Loaded, Sink
 from embedmill.pipeline.run.log import new_run_id
 from embedmill.pipeline.snapshot.read import Snapshot, read_plan, required, table
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.pipeline.vectors.ranges import ranges_of
 from embedmill.schemas.errors import EmbedmillError, QualityError, SpecError, StorageError
 from embedmill.schemas.plan import Plan

@@ -22,7 +22,7 @@ from embedmill.pipeline.run.summary import summarize
 from embedmill.pipeline.snapshot.gates import judge
 from embedmill.pipeline.snapshot.gc import collect
 from embedmill.pipeline.snapshot.read import open_plans
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.schemas.errors import ConflictError
 from embedmill.schemas.report import RunReport
 from embedmill.schemas.spec import Spec

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from embedmill.pipeline.batches import Pack, Sequences
-from embedmill.pipeline.encode.encoder import Encoder
+from embedmill.pipeline.contracts import Loaded
 from embedmill.pipeline.load import folder_of, load_tokenizer
-from embedmill.pipeline.plan.plan import ipc_bytes
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.ipc import ipc_bytes
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.schemas.errors import ModelError
 from embedmill.schemas.plan import Plan
 
@@ -70,9 +70,9 @@ def make_canary(store: Store, plan: Plan) -> None:
 class Canary:
     """An encoder's own proof; made right after it is loaded."""
 
-    def __init__(self, plan: Plan, encoder: Encoder) -> None:
+    def __init__(self, plan: Plan, loaded: Loaded) -> None:
         """Compares the encoder with the reference; ModelError if it is not the planned model."""
-        self._encoder, self._turn = encoder, 0
+        self._loaded, self._turn = loaded, 0
         self._packs = list(_packs(load_tokenizer(plan).encode(*_texts(plan))))
         self._first = [self._means(pack) for pack in self._packs]
         self._compare(plan)
@@ -85,7 +85,7 @@ class Canary:
             if not np.array_equal(self._means(self._packs[n]), self._first[n]):
                 raise ModelError(
                     "DRIFT",
-                    self._encoder.engine["device"],
+                    self._loaded.engine["device"],
                     "an encoder gives other vectors for equal texts than when it started",
                     "its last unit is not committed; suspect memory or the device, run again",
                 )
@@ -111,7 +111,7 @@ class Canary:
             )
 
     def _means(self, pack: Pack) -> np.ndarray:
-        hidden = self._encoder.encode(pack)
+        hidden = self._loaded.encoder.encode(pack)
         return np.stack(
             [states.float().mean(0).cpu().numpy() for states in (hidden.input_TD, hidden.hidden_TD)]
         )

@@ -10,18 +10,20 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedmill.pipeline.batches import Encoded, Prepared
+from embedmill.pipeline.index.keys import leave_with
 from embedmill.pipeline.pack import pack, sort_used
 from embedmill.pipeline.parts.commit import commit_unit
 from embedmill.pipeline.parts.table import made_with, part_table, rejects_table
 from embedmill.pipeline.read.distinct import distinct, inputs_of, reject_long, rows_of
 from embedmill.pipeline.read.unit import read_unit
 from embedmill.pipeline.reuse.rows import reuse, together
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.pipeline.tokens.tokenizer import Tokenizer
 from embedmill.pipeline.vectors.unit import measured, unit_vectors
 from embedmill.schemas.columns import Status
@@ -29,7 +31,7 @@ from embedmill.schemas.manifest import PartRecord
 from embedmill.schemas.plan import Plan, Unit
 
 if TYPE_CHECKING:
-    from embedmill.pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.contracts import Loaded
 
 
 def prepare(plan: Plan, unit: Unit, tokenizer: Tokenizer, crashed: Sequence[int] = ()) -> Prepared:
@@ -62,14 +64,14 @@ def prepare(plan: Plan, unit: Unit, tokenizer: Tokenizer, crashed: Sequence[int]
     )
 
 
-def encode(plan: Plan, encoder: Encoder | None, prepared: Prepared) -> Encoded:
+def encode(plan: Plan, loaded: Loaded | None, prepared: Prepared) -> Encoded:
     """Runs the packs of a unit, if it has any, and puts its vectors back into input order.
 
     A vector that is not finite, zero or of a wrong norm makes its row a reject, with all of its
     windows; none is ever written.
     """
     began = time.time()
-    vectors = unit_vectors(plan, encoder, prepared)
+    vectors = unit_vectors(plan, loaded, prepared)
     ended = time.time()
     row_V, sequence_V = prepared.row_V, prepared.sequence_V
     good_S = np.append(vectors.good_S, np.ones_like(prepared.reused.input_S, bool))
@@ -80,7 +82,7 @@ def encode(plan: Plan, encoder: Encoder | None, prepared: Prepared) -> Encoded:
     first_V = np.flatnonzero(np.diff(row_V, prepend=-1))  # the first window of each row
     lengths_S = prepared.sequences.lengths_S
     used_S = np.unique(sequence_V[sequence_V < len(lengths_S)])
-    engine = made_with(plan, encoder) if encoder is not None and len(lengths_S) else {}
+    engine = made_with(plan, loaded) if loaded is not None and len(lengths_S) else {}
     return Encoded(
         unit=prepared.unit,
         table=part_table(plan, prepared, vectors.arrays, row_V, sequence_V),
@@ -99,5 +101,8 @@ def encode(plan: Plan, encoder: Encoder | None, prepared: Prepared) -> Encoded:
 
 
 def commit(plan: Plan, encoded: Encoded) -> PartRecord:
-    """Writes the unit's part and makes it visible."""
-    return commit_unit(open_store(plan.output), plan, encoded)
+    """Writes the unit's part and makes it visible; leaves its rows' keys if a sink follows."""
+    store = open_store(plan.output)
+    if not plan.keyed:
+        return commit_unit(store, plan, encoded)
+    return commit_unit(store, plan, encoded, made=partial(leave_with, store, plan))

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import math
 import os
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from embedmill.schemas.errors import ModelError, SpecError
 from embedmill.schemas.plan import Plan
 
 if TYPE_CHECKING:
-    from embedmill.pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.contracts import Loaded
 
 
 @functools.lru_cache(maxsize=4)
@@ -52,6 +51,7 @@ def load_tokenizer(plan: Plan) -> Tokenizer:
         max_tokens=plan.model["max_tokens"],
         truncation=plan.identity["truncation"],
         parse_specials=plan.identity["special_tokens_in_text"] == "parse",
+        segments=plan.model["types"],
     )
     if tokenizer.largest_id >= plan.model["vocabulary"]:
         raise ModelError(
@@ -62,17 +62,15 @@ def load_tokenizer(plan: Plan) -> Tokenizer:
             "use the tokenizer that the model was trained with",
         )
     pair = plan.identity["pair"] is not None
-    fit_segments(tokenizer, plan.model["types"], pair)
+    check_segments(tokenizer, plan.model["types"], pair)
     check_room(tokenizer, plan.model["prompt"], pair, plan.identity["stride"])
     return tokenizer
 
 
-def fit_segments(tokenizer: Tokenizer, types: int, pair: bool) -> None:
-    """B is segment 0 for a model without segments; ModelError for one with too few of them."""
+def check_segments(tokenizer: Tokenizer, types: int, pair: bool) -> None:
+    """ModelError if text B is in a segment that the model's table does not have."""
     second = tokenizer.form.second_type
-    if not types:
-        tokenizer.form = replace(tokenizer.form, second_type=0)
-    elif pair and second >= types:
+    if types and pair and second >= types:
         what = f"its tokenizer puts text B into segment {second}, its model knows {types} segments"
         do = "use the tokenizer that the model was trained with"
         raise ModelError("TOKENIZER_MISMATCH", "model", what, do)
@@ -125,8 +123,9 @@ def check_room(tokenizer: Tokenizer, prompt: str, pair: bool, stride: int) -> No
         raise SpecError("STRIDE", "", f"model.stride: {what}; lower it")
 
 
-def load_encoder(plan: Plan) -> Encoder:
-    """The encoder of the plan: weights on the device, checked."""
+def load_encoder(plan: Plan) -> Loaded:
+    """Loads the plan's encoder, and the heads and dense layers that its columns ask for."""
+    from embedmill.pipeline.contracts import Heads, Loaded
     from embedmill.pipeline.encode import load as engines
 
     settings, model = plan.settings, model_of(plan)
@@ -137,16 +136,15 @@ def load_encoder(plan: Plan) -> Encoder:
         precision=settings.precision,
         threads=settings.threads,
     )
+    heads, tail = Heads(), None
     if sources := {column.source for column in plan.columns} & {"scores", "sparse"}:
-        encoder.heads = engines.load_heads(
+        heads = engines.load_heads(
             folder_of(plan), sources, device=settings.device, precision=settings.precision
         )
     if any(column.pooling.endswith(DENSE_MARK) for column in plan.columns):
-        encoder.tail = engines.load_tail(model.dense, settings.device)
+        tail = engines.load_tail(model.dense, settings.device)
     exact = replace(plan, settings=replace(settings, precision="exact"))
-    encoder.exact = functools.cache(lambda: load_encoder(exact))
-    encoder.most_tokens, encoder.turn = math.inf, threading.Lock()
-    return encoder
+    return Loaded(encoder, functools.cache(lambda: load_encoder(exact)), heads, tail)
 
 
 def on_this_machine(plan: Plan) -> Plan:

@@ -12,14 +12,14 @@ import numpy as np
 
 from embedmill.jobs.estimate.cost import billion_lines, billion_rows
 from embedmill.jobs.estimate.rates import rate_of
-from embedmill.jobs.watch.report import duration
+from embedmill.jobs.watch.duration import duration
 from embedmill.pipeline.batches import Prepared
 from embedmill.pipeline.flow import prepare
 from embedmill.pipeline.load import load_tokenizer
 from embedmill.pipeline.plan.plan import Planned, make_plan
 from embedmill.pipeline.reuse.rows import can_reuse, has_windows
 from embedmill.pipeline.reuse.sorted_index import as_halves, known
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.schemas.plan import Slice, Unit
 from embedmill.schemas.spec import Spec
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from embedmill.jobs.watch.history import past_runs
 from embedmill.pipeline.plan.plan import Planned
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 from embedmill.schemas.spec import Run
 
 MOST, NEWEST = 10, 100  # runs that are asked what they measured, of so many

@@ -16,7 +16,7 @@ from embedmill.jobs.watch.history import PastRun, past_runs
 from embedmill.jobs.watch.index_report import newest
 from embedmill.pipeline.snapshot.gates import measure
 from embedmill.pipeline.snapshot.read import latest, read_plan, table
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.schemas.columns import REASONS, Status
 from embedmill.schemas.errors import ConflictError, StorageError
 from embedmill.schemas.manifest import PART_TABLE, Manifest

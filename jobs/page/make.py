@@ -20,7 +20,7 @@ from embedmill.jobs.page.facts import Facts, read_facts
 from embedmill.jobs.page.sample import Sample
 from embedmill.jobs.page.scatter import Scatter, scatter
 from embedmill.jobs.page.verdict import judge_run
-from embedmill.jobs.watch.report import duration
+from embedmill.jobs.watch.duration import duration
 from embedmill.schemas.report import FATES, RunReport
 
 HERE = Path(__file__).parent

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from embedmill.jobs.search.exact import DECODERS, plain
 from embedmill.pipeline.parts.write import ROW_GROUP
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
+from embedmill.pipeline.store.parts import opened
 from embedmill.pipeline.vectors.ranges import ranges_of
-from embedmill.schemas.errors import StorageError
 from embedmill.schemas.plan import Plan, VectorColumn
 
 PLACES = 8
@@ -92,24 +92,11 @@ def _batches(
     store: Store, plan: Plan, column: VectorColumn | None, path: str, row: int | None
 ) -> Iterator[pa.RecordBatch]:
     """A part's rows, or those of the row group that has the row; StorageError if damaged."""
-    where = store.where(path)
-    try:
-        with store.open(path) as source:
-            file = pq.ParquetFile(
-                source, page_checksum_verification=True, pre_buffer=False, buffer_size=READ_BUFFER
-            )
-            names = [plan.id_column, *plan.input["keep"], "n_tokens", "n_chars_cut"]
-            names += [column.name] if column else []
-            groups = None if row is None else [_group_of(file.metadata, row)]
-            yield from file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names)
-    except FileNotFoundError:
-        do = "make the report again if a run has just ended, else run verify"
-        raise StorageError("OBJECT_GONE", where, "is named by the snapshot but gone", do) from None
-    except (pa.ArrowException, OSError) as error:
-        what = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise StorageError(
-            "PART_CORRUPT", where, f"cannot be read ({what})", "run verify"
-        ) from None
+    names = [plan.id_column, *plan.input["keep"], "n_tokens", "n_chars_cut"]
+    names += [column.name] if column else []
+    with opened(store, path, READ_BUFFER) as file:
+        groups = None if row is None else [_group_of(file.metadata, row)]
+        yield from file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names)
 
 
 def _group_of(metadata: pq.FileMetaData, row: int) -> int:

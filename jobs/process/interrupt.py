@@ -8,7 +8,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 from embedmill.schemas.errors import Interrupted
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}

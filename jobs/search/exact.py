@@ -26,7 +26,7 @@ from embedmill.pipeline.index.records import batch_rows, opened
 from embedmill.pipeline.index.values import DECODERS, plain, vectors_of
 from embedmill.pipeline.model.folder import open_model
 from embedmill.pipeline.snapshot.read import read_plan, required, table
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.pipeline.vectors.ranges import ranges_of
 from embedmill.schemas.errors import ModelError, SpecError
 from embedmill.schemas.plan import Plan, VectorColumn
@@ -98,8 +98,9 @@ def finished(plan: Plan, column: VectorColumn, text: str) -> np.ndarray:
     plan = load.on_this_machine(plan)
     sequences = load.load_tokenizer(plan).encode([text], None)
     pack = Pack(sequences.ids_T, sequences.cu_S1, sequences.second_S)
-    encoder = load.load_encoder(plan)
-    finished_SD = finish(pooled(encoder.encode(pack), pack.cu_S1, column, encoder), column)
+    loaded = load.load_encoder(plan)
+    hidden = loaded.encoder.encode(pack)
+    finished_SD = finish(pooled(hidden, pack.cu_S1, column, loaded), column)
     if bool(faults(finished_SD, pack.cu_S1, column).any()):
         raise ModelError("NON_FINITE", "query", "the model gives it no usable vector", "reword it")
     return finished_SD[0].cpu().numpy().astype(np.float64)

@@ -14,7 +14,7 @@ from embedmill.pipeline.index.filters import conditions
 from embedmill.pipeline.index.open import open_sink, place_of, shape_of
 from embedmill.pipeline.index.sink import Loaded
 from embedmill.pipeline.snapshot.read import required
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 from embedmill.schemas.errors import ConflictError, SpecError
 from embedmill.schemas.plan import Plan, VectorColumn
 from embedmill.schemas.sinks import Index

@@ -28,7 +28,7 @@ from embedmill.pipeline.snapshot.read import (
     required,
     table,
 )
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.schemas.columns import part_schema
 from embedmill.schemas.errors import EmbedmillError, ModelError, SpecError, StoreAway
 from embedmill.schemas.manifest import (

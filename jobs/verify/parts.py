@@ -15,7 +15,7 @@ from embedmill.jobs.verify.values import bad_values
 from embedmill.pipeline.identity import unit_key
 from embedmill.pipeline.parts.table import count_inputs
 from embedmill.pipeline.parts.write import read_footer
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 from embedmill.schemas.columns import REJECTS, Status
 from embedmill.schemas.manifest import COUNTS, PartRecord, part_name
 from embedmill.schemas.plan import VectorColumn

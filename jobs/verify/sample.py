@@ -19,7 +19,7 @@ from embedmill.jobs.verify.distance import distance, stored_value
 from embedmill.pipeline.identity import input_hash
 from embedmill.pipeline.load import folder_of, model_of
 from embedmill.pipeline.read.unit import read_unit
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 from embedmill.pipeline.vectors.ranges import ranges_of
 from embedmill.schemas.errors import EmbedmillError, StoreAway
 from embedmill.schemas.manifest import PartRecord

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from embedmill.pipeline.index.values import vectors_of
 from embedmill.pipeline.parts.write import floats_in
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 from embedmill.schemas.columns import vector_type
 from embedmill.schemas.plan import Plan, VectorColumn
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 
 EVERY_SECONDS = 2.0
 SILENCE_SECONDS = 300.0  # without a word: said, because a killed run leaves no end

@@ -11,7 +11,7 @@ from typing import Any
 
 from embedmill.jobs.watch.status import events_of
 from embedmill.pipeline.snapshot.read import generation_of
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 from embedmill.schemas.report import RunReport
 
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]+")

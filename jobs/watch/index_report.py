@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 
 REPORTS = "_embed/index"
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 from embedmill.jobs.watch.index_report import newest, sink_lines
-from embedmill.pipeline.store import open_store
-from embedmill.schemas.errors import ConflictError, SpecError
+from embedmill.pipeline.store.output import open_store
+from embedmill.schemas.errors import ConflictError
 
 
 def report(output: str) -> dict[str, Any]:
@@ -59,30 +57,3 @@ def report_text(facts: dict[str, Any]) -> str:
     if not facts["tokens"]:
         lines.append(("", "nothing was left to encode"))
     return "\n".join(f"{name:>8}  {text}" for name, text in lines)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    if seconds < 120:
-        return f"{seconds:,.1f} s" if seconds < 10 else f"{seconds:,.0f} s"
-    if seconds < 7200:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:,.0f} h {seconds % 3600 // 60:.0f} min"
-
-
-def write_html(output: str, file: str) -> None:
-    """Writes the output's page: whole or not at all, since somebody may be looking at the last."""
-    try:
-        from embedmill.jobs.page.make import make_page
-    except ModuleNotFoundError as error:
-        what = f"report: --html needs {error.name}; run pip install 'embedmill[report]'"
-        raise SpecError("EXTRA_MISSING", "", what) from None
-    target, page = Path(file), make_page(output)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        scratch.write_text(page, encoding="utf-8")
-        scratch.replace(target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, file) from None
-    finally:
-        scratch.unlink(missing_ok=True)

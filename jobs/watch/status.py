@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from embedmill.pipeline.snapshot.read import Snapshot, generation_of, latest, open_units, table
-from embedmill.pipeline.store import Store, each, open_store
+from embedmill.pipeline.store.output import Store, each, open_store
 from embedmill.schemas.columns import SLICE
 from embedmill.schemas.errors import ConflictError
 from embedmill.schemas.manifest import manifest_name, part_name

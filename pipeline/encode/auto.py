@@ -18,18 +18,17 @@ import torch
 from torch.nn.functional import pad
 
 from embedmill.pipeline.batches import Pack
+from embedmill.pipeline.contracts import Hidden
 from embedmill.pipeline.encode.attention import PACK, Spans, attend_registered, flash_takes
-from embedmill.pipeline.encode.bert import ROUND_TOKENS
 from embedmill.pipeline.encode.embeddings import filled, indices
-from embedmill.pipeline.encode.encoder import Hidden
+from embedmill.pipeline.encode.linear import ROUND_TOKENS
 from embedmill.pipeline.encode.transfer import is_cuda, to_device
 from embedmill.pipeline.model.architectures import by_longest, first_position
 from embedmill.schemas.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
-    from embedmill.pipeline.encode.heads.ours import Heads
 
 NAME = "embedmill"  # of our attention, in transformers' register
 TEST_LENGTHS = [2, 3, 5, 8, 13, 21, 34]  # of the self-test, and one sequence beyond a window
@@ -40,9 +39,6 @@ WASTE = 1.25  # a padded batch holds at most so many places a token
 
 class AutoEncoder:
     """An `Encoder`: any encoder that transformers can load from safetensors without remote code."""
-
-    heads: Heads
-    tail: Callable[[torch.Tensor], torch.Tensor]
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
         self.model, self.has_pooler = read_model(folder)

@@ -7,24 +7,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import layer_norm, pad
 
+from embedmill.pipeline.contracts import Hidden
 from embedmill.pipeline.encode.attention import attend, distance_bias, runs
 from embedmill.pipeline.encode.embeddings import Ends, Norm
-from embedmill.pipeline.encode.encoder import Hidden
-from embedmill.pipeline.encode.linear import Linear, rounded
+from embedmill.pipeline.encode.linear import ROUND_TOKENS, Linear, rounded
 from embedmill.pipeline.encode.transfer import to_device
 from embedmill.pipeline.encode.weights import Layer, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
 
     from embedmill.pipeline.batches import Pack
-    from embedmill.pipeline.encode.heads.ours import Heads
-
-# A pack is filled up to a multiple with a sequence of zeros. Every size that occurs keeps some
-# megabytes in oneDNN and in the heap: with any size, memory grows for hundreds of packs.
-ROUND_TOKENS = 64
 
 
 class PackedLayer:
@@ -64,9 +57,6 @@ class PackedLayer:
 
 class PackedBert:
     """An `Encoder`: one of our families with its weights on a device."""
-
-    heads: Heads
-    tail: Callable[[torch.Tensor], torch.Tensor]
 
     def __init__(
         self, weights: Weights, device: str, dtype: torch.dtype, rounds: bool = False

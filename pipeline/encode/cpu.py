@@ -14,18 +14,15 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
+from embedmill.pipeline.contracts import Hidden
 from embedmill.pipeline.encode.attention import distance_bias
 from embedmill.pipeline.encode.embeddings import Ends, check_ids
-from embedmill.pipeline.encode.encoder import Hidden
 from embedmill.pipeline.encode.native import library as native
 from embedmill.pipeline.encode.transfer import to_device
 from embedmill.pipeline.encode.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from embedmill.pipeline.batches import Pack
-    from embedmill.pipeline.encode.heads.ours import Heads
 
 ACTS = {"gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "relu": 3}
 DTYPES = {"exact": torch.float32, "fast": torch.bfloat16, "int8": torch.int8}
@@ -166,9 +163,6 @@ class Layers:
 
 class PackedNative:
     """An `Encoder`: one of our families, its layers in C."""
-
-    heads: Heads
-    tail: Callable[[torch.Tensor], torch.Tensor]
 
     def __init__(self, weights: Weights, precision: str, threads: int, isa: str) -> None:
         self.config, self.dim = weights.config, weights.config.width

@@ -13,18 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from embedmill.pipeline.contracts import Hidden
 from embedmill.pipeline.encode.attention import attend_flash, flash_takes
 from embedmill.pipeline.encode.embeddings import Ends, Norm, check_ids
-from embedmill.pipeline.encode.encoder import Hidden
 from embedmill.pipeline.encode.graphs import Graphs, Shape
 from embedmill.pipeline.encode.transfer import is_cuda
 from embedmill.pipeline.encode.weights import Layer, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from embedmill.pipeline.batches import Pack
-    from embedmill.pipeline.encode.heads.ours import Heads
 
 SHORT = 512  # up to this length our own attention is faster than one that is made for long texts
 Pair = tuple[torch.Tensor, torch.Tensor]  # weight (in, out), a view, and bias (out,)
@@ -70,9 +67,6 @@ class CudaLayer:
 
 class PackedCuda:
     """An `Encoder`: one of our families, fast, on a GPU."""
-
-    heads: Heads
-    tail: Callable[[torch.Tensor], torch.Tensor]
 
     def __init__(self, weights: Weights, device: str, dtype: torch.dtype) -> None:
         self.config, self.device, self.dim = weights.config, device, weights.config.width

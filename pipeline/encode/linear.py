@@ -24,6 +24,10 @@ ACTIVATIONS = {
 TYPICAL_TOKENS = 1024  # the size that oneDNN lays the weights out for; other sizes work as well
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 0.06}  # on values of about ±4
 
+# A pack is filled up to a multiple with a sequence of zeros. Every size that occurs keeps some
+# megabytes in oneDNN and in the heap: with any size, memory grows for hundreds of packs.
+ROUND_TOKENS = 64
+
 
 class Linear:
     """act(x W^T + b), in the weights' dtype."""

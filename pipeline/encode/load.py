@@ -15,8 +15,7 @@ from embedmill.schemas.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-    from embedmill.pipeline.encode.encoder import Encoder
-    from embedmill.pipeline.encode.heads.ours import Heads
+    from embedmill.pipeline.contracts import Encoder, Heads
 
 # (device class, precision) -> the dtype of products and attention; the rest is fp32 always. For
 # int8 the dtype of attention and heads: the products of layers are rounded further.
@@ -114,10 +113,25 @@ def load_tail(folders: Sequence[Path], device: str) -> Callable[[torch.Tensor], 
 
 
 def load_heads(folder: Path, sources: Iterable[str], *, device: str, precision: str) -> Heads:
-    """The heads for columns of source scores and sparse, beside an encoder of the same device."""
+    """The heads for columns of source scores and sparse, on an encoder's device.
+
+    ModelError for a head that the folder does not have.
+    """
     import torch
 
-    from embedmill.pipeline.encode.heads.ours import read_heads
+    from embedmill.pipeline.contracts import Heads
+    from embedmill.pipeline.encode.heads.ours import Classifier, MaskedLM, Tensors
 
-    dtype = getattr(torch, DTYPES[device.partition(":")[0], precision])
-    return read_heads(Path(folder), sources, device, dtype)
+    folder, dtype = Path(folder), getattr(torch, DTYPES[device.partition(":")[0], precision])
+    tensors = Tensors(folder)
+    if (kind := str(tensors.config.get("model_type"))) not in FAMILIES:
+        from embedmill.pipeline.encode.heads.auto import AutoClassifier, AutoMaskedLM
+
+        return Heads(
+            scores=AutoClassifier(folder, device) if "scores" in sources else None,
+            token_logits=AutoMaskedLM(folder, device, dtype) if "sparse" in sources else None,
+        )
+    return Heads(
+        scores=Classifier(tensors, kind, device) if "scores" in sources else None,
+        token_logits=MaskedLM(tensors, kind, device, dtype) if "sparse" in sources else None,
+    )

@@ -11,24 +11,24 @@ from embedmill.schemas.errors import ModelError
 
 if TYPE_CHECKING:
     from embedmill.pipeline.batches import Pack
-    from embedmill.pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.contracts import Loaded
 
 Found = TypeVar("Found")
 
 
 def within_memory(
-    encoder: Encoder, pack: Pack, work: Callable[[Pack], Found]
+    loaded: Loaded, pack: Pack, work: Callable[[Pack], Found]
 ) -> list[tuple[Pack, Found]]:
     """The pack and work(pack); or several packs in its place, each with half of the tokens or less.
 
-    The encoder remembers what was too much, and its engine says so: bits may differ from those
-    of whole packs. ModelError if a single sequence does not fit.
+    `loaded.memory` keeps what was too much, and the engine's facts say so: bits may differ from
+    those of whole packs. ModelError if a single sequence does not fit.
     """
     waiting, done = [pack], []
     while waiting:
         part = waiting.pop(0)
         sequences = len(part.second_S)
-        if sequences > 1 and len(part.ids_T) > encoder.most_tokens:
+        if sequences > 1 and len(part.ids_T) > loaded.memory.most_tokens:
             waiting[:0] = _halves(part)
             continue
         try:
@@ -37,9 +37,8 @@ def within_memory(
             if sequences == 1:
                 what = f"its memory does not hold one sequence of {len(part.ids_T)} tokens"
                 do = "lower model.max_tokens, or use a larger device"
-                raise ModelError("MEMORY", encoder.engine["device"], what, do) from None
-            encoder.most_tokens = len(part.ids_T) // 2
-            encoder.engine["most_tokens"] = str(encoder.most_tokens)
+                raise ModelError("MEMORY", loaded.engine["device"], what, do) from None
+            loaded.memory.most_tokens = len(part.ids_T) // 2
             waiting.insert(0, part)
         # Outside of the handler: the error's traceback holds what was allocated until then.
         if waiting and waiting[0] is part and torch.cuda.is_available():

@@ -250,3 +250,9 @@ def _read_file(
         if not torch.isfinite(found[name]).all():
             raise ModelError("WEIGHTS_NOT_FINITE", str(path), f"{name} has NaN or infinity", again)
     return found
+
+
+def no_head(folder: Path, name: str) -> ModelError:
+    """What to say where a head's tensor is not in the weights: its random start is no answer."""
+    do = "its head was not saved; use the model that was trained for this"
+    return ModelError("HEAD_MISSING", str(folder), f"has no tensor {name}", do)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from embedmill.pipeline.index.records import batches, keys_of, opened, records
 from embedmill.pipeline.index.sink import Shape, Sink
 from embedmill.pipeline.index.values import DECODERS, bits_of, plain
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 
 K, SAMPLE = 10, 100
 EPSILON = 1e-5  # by which two ways to compute one score may differ, for vectors of length 1

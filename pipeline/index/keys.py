@@ -7,22 +7,19 @@ input the vector was made of. R rows of a part.
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
 
 from embedmill.pipeline.index.sink import KEY_BYTES
 from embedmill.pipeline.index.values import digests
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 from embedmill.schemas.columns import part_schema
+from embedmill.schemas.errors import StorageError
 from embedmill.schemas.manifest import keys_name
 from embedmill.schemas.plan import Plan
 from embedmill.schemas.spec import RESERVED_COLUMNS
-
-# Nobody waits until keys are on the disk; until then they are here.
-_writers = ThreadPoolExecutor(4, "embedmill-keys")
-_pending: dict[str, np.ndarray] = {}
 
 
 def carried_fields(plan: Plan) -> list[pa.Field]:
@@ -34,8 +31,6 @@ def carried_fields(plan: Plan) -> list[pa.Field]:
 def kept(store: Store, path: str) -> np.ndarray | None:
     """The keys beside a part, uint8 (R, 16); None if there are none, or not as they were left."""
     name = keys_name(path)
-    if (keys := _pending.get(store.where(name))) is not None:
-        return keys
     try:
         data = store.read(name)
     except FileNotFoundError:
@@ -47,10 +42,10 @@ def kept(store: Store, path: str) -> np.ndarray | None:
 
 
 def leave(store: Store, path: str, made: list[np.ndarray]) -> np.ndarray:
-    """The keys of a part whose batches have these; they are left beside it meanwhile."""
+    """Joins the keys of a part's batches, and leaves them beside the part if that is allowed."""
     keys = np.concatenate([np.zeros((0, KEY_BYTES), np.uint8), *made])
-    _pending[store.where(keys_name(path))] = keys
-    _writers.submit(_keep, store, path, keys)
+    with suppress(StorageError):  # an output that can only be read: made again by the next load
+        _write(store, path, keys.tobytes())
     return keys
 
 
@@ -65,14 +60,6 @@ def keys_in(column: pa.Array) -> np.ndarray:
     """A column of keys as uint8 (R, 16)."""
     data = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, KEY_BYTES)
     return data[column.offset : column.offset + len(column)]
-
-
-def _keep(store: Store, path: str, keys: np.ndarray) -> None:
-    """Where keys cannot be left, they are made again when needed."""
-    try:
-        _write(store, path, keys.tobytes())
-    finally:
-        _pending.pop(store.where(keys_name(path)), None)
 
 
 def _write(store: Store, path: str, keys: bytes) -> None:

@@ -10,7 +10,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -20,9 +19,10 @@ import pyarrow.parquet as pq
 from embedmill.pipeline.index.keys import carried_fields, kept, keys_in, leave
 from embedmill.pipeline.index.sink import KEY, KEY_BYTES, Shape
 from embedmill.pipeline.index.values import digests
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
+from embedmill.pipeline.store.parts import opened
 from embedmill.schemas.columns import vector_type
-from embedmill.schemas.errors import SpecError, StorageError
+from embedmill.schemas.errors import SpecError
 from embedmill.schemas.plan import Plan, VectorColumn
 
 BATCH_BYTES = 32 << 20  # of the columns that are read at once: kept ones may be whole documents
@@ -145,23 +145,6 @@ def batch_rows(metadata: pq.FileMetaData, names: Iterable[str]) -> int:
                 size += chunk.total_uncompressed_size
     rows = BATCH_BYTES * metadata.num_rows // size
     return int(min(BATCH_ROWS, max(rows, 1)))
-
-
-@contextmanager
-def opened(store: Store, path: str) -> Iterator[pq.ParquetFile]:
-    """A part for reading; damage met on the way becomes a StorageError."""
-    where = store.where(path)
-    try:
-        with store.open(path) as source:
-            yield pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
-    except FileNotFoundError:
-        do = "do it again if a run has just ended, else run verify"
-        raise StorageError("OBJECT_GONE", where, "is named by the snapshot but gone", do) from None
-    except (pa.ArrowException, OSError) as error:
-        what = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise StorageError(
-            "PART_CORRUPT", where, f"cannot be read ({what})", "run verify"
-        ) from None
 
 
 def gather(

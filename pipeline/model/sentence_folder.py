@@ -9,12 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedmill.schemas.errors import ModelError
-
-if TYPE_CHECKING:
-    from embedmill.pipeline.model.folder import ModelFolder
 
 # sentence-transformers' pooling mode -> ours, in the order in which it joins several modes
 POOLINGS = {
@@ -29,9 +26,6 @@ POOLINGS = {
 POOLING_FLAGS = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens"} | {
     "weightedmean": "weightedmean_tokens"
 }
-# classifiers and SPLADE: what is applied to logits, in its folders and in ours
-ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "identity"}
-SPLADE = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
 NO_PROMPT = ("query", "document")  # names that are prompts without a text where a folder has none
 # What must not say in a second place how long a sequence may be, or where it is cut.
 CUTS = {"max_length", "model_max_length", "truncation", "truncation_side"}
@@ -177,37 +171,6 @@ def _dense(folder: Path) -> int:
     if not isinstance(config.get("out_features"), int):
         raise ModelError("CONFIG_INVALID", str(path), "has no integer out_features")
     return config["out_features"]
-
-
-def activation_of(model: ModelFolder, source: str) -> str:
-    """What a head's logits go through, as sentence-transformers does it; ModelError if unknown."""
-    if source == "scores":
-        own = model.config.get("sentence_transformers")
-        own = own if isinstance(own, dict) else {}
-        st_config = read_object(model.root / "config_sentence_transformers.json", {})
-        named = (
-            own.get("activation_fn")
-            or model.config.get("sbert_ce_default_activation_function")
-            or st_config.get("activation_fn")
-            or ("Sigmoid" if count_labels(model) == 1 else "Identity")
-        )
-        known, found = ACTIVATIONS, str(named).rpartition(".")[2]
-    else:
-        pooling = {}
-        for path in model.root.glob("*_SpladePooling/config.json"):
-            pooling = read_object(path)
-        known, found = SPLADE, pooling.get("activation_function", "relu")
-        if pooling.get("pooling_strategy", "max") != "max":
-            found = f"{pooling['pooling_strategy']} over tokens"
-    if found not in known:
-        raise ModelError("MODEL_UNSUPPORTED", str(model.folder), f"its head wants {found}")
-    return known[found]
-
-
-def count_labels(model: ModelFolder) -> int:
-    """What a sequence-classification head gives, as transformers counts it."""
-    labels = model.config.get("id2label")
-    return int(model.config.get("num_labels", 2)) if labels is None else len(labels)
 
 
 def read_object(path: Path, missing: Any = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 
 from embedmill.pipeline.batches import Encoded
 from embedmill.pipeline.identity import canonical
-from embedmill.pipeline.index.keys import leave_with
 from embedmill.pipeline.parts.table import count_inputs
 from embedmill.pipeline.parts.write import part_bytes, read_footer
-from embedmill.pipeline.plan.plan import Planned, ipc_bytes
+from embedmill.pipeline.plan.plan import Planned
 from embedmill.pipeline.snapshot.read import read_snapshot
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.ipc import ipc_bytes
+from embedmill.pipeline.store.output import Store
 from embedmill.schemas.columns import part_schema
 from embedmill.schemas.errors import ConflictError, StorageError
 from embedmill.schemas.manifest import (
@@ -47,8 +47,17 @@ from embedmill.schemas.plan import Plan, Unit
 ASKED = 2000  # units that are asked for one by one; of more than these, a listing says which
 
 
-def commit_unit(store: Store, plan: Plan, encoded: Encoded) -> PartRecord:
-    """Makes the unit's part visible, or adopts the one that is there; returns its record."""
+def commit_unit(
+    store: Store,
+    plan: Plan,
+    encoded: Encoded,
+    made: Callable[[str, pa.Table], None] = lambda path, table: None,
+) -> PartRecord:
+    """Makes the unit's part visible, or adopts the one that is there; returns its record.
+
+    `made` is called with path and table of a part that this call made. It is not called for an
+    adopted part, whose rejects may be others.
+    """
     unit, table = encoded.unit, encoded.table
     counts = count_inputs(table, plan.identity["long_text"])
     rows_out = counts["rows_out"]
@@ -73,8 +82,7 @@ def commit_unit(store: Store, plan: Plan, encoded: Encoded) -> PartRecord:
     while not store.create(name, data):
         if record := adopt(store, plan, unit):
             return record  # else a gc took it: this generation is over, as the end will tell
-    if plan.keyed:  # not of a part that another made, whose rejects may be others
-        leave_with(store, plan, name, table)
+    made(name, table)
     return _record(unit, name, hashlib.sha256(data).hexdigest(), data.size, footer, measured)
 
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from embedmill.pipeline.batches import Prepared
 from embedmill.pipeline.read.unit import locate
-from embedmill.schemas.columns import REJECTS, Status, part_schema, vector_type
-from embedmill.schemas.plan import Plan, VectorColumn
+from embedmill.schemas.columns import REJECTS, Status, part_schema
+from embedmill.schemas.plan import Plan
 
 if TYPE_CHECKING:
-    from embedmill.pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.contracts import Loaded
 
 
 def part_table(
@@ -79,29 +79,6 @@ def count_inputs(parts: pa.Table, long_text: str) -> dict[str, int]:
     }
 
 
-def as_arrow(column: VectorColumn, values: np.ndarray, cu_S1: np.ndarray) -> pa.Array:
-    """A pack's stored values as Arrow, one a sequence; `values` are (S, …), or (T, dim) of tokens.
-
-    Sparse values come dense, (S, vocabulary), and only those that are not zero are kept.
-    """
-    kind = vector_type(column)
-    flat = pa.array(values.reshape(-1))
-    if column.kind == "tokens":
-        tokens = pa.FixedSizeListArray.from_arrays(flat, type=kind.value_type)
-        return pa.ListArray.from_arrays(pa.array(cu_S1, pa.int32()), tokens, type=kind)
-    if column.kind == "sparse":
-        sequence_N, index_N = np.nonzero(values)
-        entry_N = pa.StructArray.from_arrays(
-            [pa.array(index_N, pa.int32()), pa.array(values[sequence_N, index_N])],
-            fields=list(kind.value_type),
-        )
-        cu = np.searchsorted(sequence_N, np.arange(len(values) + 1))
-        return pa.ListArray.from_arrays(pa.array(cu, pa.int32()), entry_N, type=kind)
-    if column.kind == "binary":
-        return pa.FixedSizeBinaryArray.from_buffers(kind, len(values), [None, flat.buffers()[1]])
-    return flat if kind == flat.type else pa.FixedSizeListArray.from_arrays(flat, type=kind)
-
-
 def rejects_table(prepared: Prepared, status_R: np.ndarray) -> pa.Table:
     ids = prepared.rows.column(0)
     rows = []
@@ -120,9 +97,9 @@ def rejects_table(prepared: Prepared, status_R: np.ndarray) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=REJECTS)
 
 
-def made_with(plan: Plan, encoder: Encoder) -> dict[str, str]:
+def made_with(plan: Plan, loaded: Loaded) -> dict[str, str]:
     """What a vector of this encoder was made with: provenance, never identity."""
-    return {**encoder.engine, **software(), **plan.settings.provenance}
+    return {**loaded.engine, **software(), **plan.settings.provenance}
 
 
 @functools.cache

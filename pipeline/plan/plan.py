@@ -27,7 +27,8 @@ from embedmill.pipeline.plan.resolve import (
 from embedmill.pipeline.plan.shards import Found, Listing, list_shards
 from embedmill.pipeline.plan.units import cut
 from embedmill.pipeline.snapshot.read import PLANS, Snapshot, latest, open_plans, read_plan, table
-from embedmill.pipeline.store import Store, each
+from embedmill.pipeline.store.ipc import ipc_bytes
+from embedmill.pipeline.store.output import Store, each
 from embedmill.schemas.columns import SLICE, UNITS, Status, encode_schema
 from embedmill.schemas.errors import ConflictError, StorageError
 from embedmill.schemas.manifest import NAMED, PART_TABLE, slices_to_rows, table_of, unit_of
@@ -131,15 +132,6 @@ def freeze(store: Store, planned: Planned) -> str:
     store.create(f"{PLANS}/{stem}.arrow", units)
     store.create(f"{PLANS}/{stem}.json", canonical(head))
     return f"{stem}.json"
-
-
-def ipc_bytes(data: pa.Table) -> pa.Buffer:
-    """A table as one Arrow file; equal tables give equal bytes."""
-    sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_file(sink, data.schema, options=options) as writer:
-        writer.write_table(data.combine_chunks())
-    return sink.getvalue()
 
 
 def _inherit(

@@ -13,7 +13,7 @@ from typing import Any
 
 from embedmill.pipeline.identity import NUMERICS
 from embedmill.pipeline.model.folder import DENSE_MARK, ModelFolder
-from embedmill.pipeline.model.sentence_folder import activation_of, count_labels
+from embedmill.pipeline.model.heads import activation_of, count_labels
 from embedmill.schemas.errors import ModelError, SpecError
 from embedmill.schemas.plan import Settings, VectorColumn
 from embedmill.schemas.spec import Column, Spec

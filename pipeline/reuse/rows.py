@@ -22,7 +22,7 @@ from embedmill.pipeline.parts.write import read_footer
 from embedmill.pipeline.plan.plan import Planned
 from embedmill.pipeline.reuse.sorted_index import as_halves, entries_of, find, write_index
 from embedmill.pipeline.snapshot.read import REUSE
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 from embedmill.schemas.columns import WINDOW_FIELDS, vector_type
 from embedmill.schemas.plan import Plan
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedmill.pipeline.store import Store, each
+from embedmill.pipeline.store.output import Store, each
 
 ENTRY = np.dtype([("a", "<u8"), ("b", "<u8"), ("part", "<u4"), ("row", "<u4")])
 MARK = np.dtype("<u8")

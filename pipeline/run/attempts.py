@@ -14,7 +14,7 @@ from itertools import count
 
 from embedmill.pipeline import flow
 from embedmill.pipeline.batches import Prepared
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.pipeline.tokens.tokenizer import Tokenizer
 from embedmill.schemas.manifest import attempt_name, poison_name
 from embedmill.schemas.plan import Plan, Unit

@@ -16,9 +16,10 @@ import pyarrow as pa
 from embedmill.pipeline import flow
 from embedmill.pipeline.load import load_encoder, load_tokenizer, on_this_machine
 from embedmill.pipeline.parts.write import floats_in
-from embedmill.pipeline.plan.plan import Planned, ipc_bytes
+from embedmill.pipeline.plan.plan import Planned
 from embedmill.pipeline.snapshot.read import read_plan_head
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.ipc import ipc_bytes
+from embedmill.pipeline.store.output import Store
 from embedmill.pipeline.vectors.ranges import range_name, range_table
 from embedmill.schemas.errors import InputError, StorageError
 from embedmill.schemas.plan import Plan, Shard, Slice, Unit, VectorColumn

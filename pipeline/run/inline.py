@@ -31,14 +31,14 @@ from embedmill.pipeline.run import attempts
 from embedmill.pipeline.run.isolated import encode_apart
 from embedmill.pipeline.run.receipt import Receipt
 from embedmill.pipeline.run.signals import unheard
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.pipeline.tokens.tokenizer import Tokenizer
 from embedmill.schemas.errors import TryAgain
 from embedmill.schemas.plan import Plan, Unit
 from embedmill.schemas.spec import Run
 
 if TYPE_CHECKING:
-    from embedmill.pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.contracts import Encoder
 
 _process: dict[str, tuple[Plan, Tokenizer]] = {}  # of a spawned worker: set once, then read
 Given = Prepared | Unit  # a unit as it is may have killed a process: it is encoded apart

@@ -25,7 +25,7 @@ from embedmill.pipeline.batches import Encoded
 from embedmill.pipeline.canary import Canary
 from embedmill.pipeline.run.attempts import MOST, note_poison, poison_of
 from embedmill.pipeline.run.signals import unheard
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import EmbedmillError, InputError, ModelError, TryAgain
 from embedmill.schemas.plan import Plan, Unit
 

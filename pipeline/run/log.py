@@ -9,7 +9,7 @@ import secrets
 import time
 from typing import Any
 
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 
 EVERY_SECONDS = 10.0
 RUN_ID = "EMBEDMILL_RUN_ID"  # set for a submitted job, whose run has the id of the job

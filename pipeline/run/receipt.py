@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from embedmill.pipeline.batches import Encoded
 from embedmill.pipeline.parts.commit import adopt
 from embedmill.pipeline.run.timeline import Timeline
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.columns import FAULTS, Status
 from embedmill.schemas.errors import FaultBudgetError
 from embedmill.schemas.manifest import PartRecord

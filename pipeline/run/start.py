@@ -12,7 +12,7 @@ from itertools import islice
 from embedmill.pipeline.canary import make_canary
 from embedmill.pipeline.plan.resolve import count_gpus
 from embedmill.pipeline.run.receipt import Receipt
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.plan import Plan, Unit
 from embedmill.schemas.spec import Run
 

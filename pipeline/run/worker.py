@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from embedmill.pipeline.canary import canary_name
 from embedmill.pipeline.parts.table import software
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import StorageError, TryAgain
 from embedmill.schemas.plan import Plan
 

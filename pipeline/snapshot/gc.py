@@ -19,7 +19,7 @@ from embedmill.pipeline.snapshot.read import (
     required,
     table,
 )
-from embedmill.pipeline.store import SCRATCH, Store, each
+from embedmill.pipeline.store.output import SCRATCH, Store, each
 from embedmill.schemas.errors import StorageError
 from embedmill.schemas.manifest import keys_name
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.output import Store
 from embedmill.schemas.errors import ConflictError, StorageError
 from embedmill.schemas.manifest import Manifest, manifest_name
 from embedmill.schemas.plan import Plan

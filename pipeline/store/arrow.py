@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 from pyarrow import fs
 
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 
 
 def filesystem_of(store: Store) -> fs.FileSystem:

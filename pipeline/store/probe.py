@@ -11,12 +11,9 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from embedmill.schemas.errors import StorageError
-
-if TYPE_CHECKING:
-    from embedmill.pipeline.store import Store
 
 RACES, RACERS = 3, 8
 SAID = {
@@ -25,7 +22,21 @@ SAID = {
 }
 
 
-def prove(store: Store, single_writer: bool, advice: str = "see docs/stores.md") -> str:
+class Creates(Protocol):
+    """What is proved of a store, and what clears up behind the proof."""
+
+    uri: str
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Creates an object; False if there is one of this name."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Deletes an object, if it is there."""
+        ...
+
+
+def prove(store: Creates, single_writer: bool, advice: str = "see docs/stores.md") -> str:
     """`atomic`; StorageError for `advisory` and `none`, unless one writer at a time is promised."""
     stem = f"_embed/probe-{uuid.uuid4().hex}"
     names = [f"{stem}-{n}" for n in range(1 + RACES)]

@@ -57,8 +57,15 @@ class Tokenizer:
     """One model's tokenizer, loaded once per process."""
 
     def __init__(
-        self, folder: Path, *, max_tokens: int, truncation: str, parse_specials: bool
+        self,
+        folder: Path,
+        *,
+        max_tokens: int,
+        truncation: str,
+        parse_specials: bool,
+        segments: int = 2,
     ) -> None:
+        """`segments`: how many the model's table has; with none, text B is in segment 0 too."""
         self.max_tokens, self.truncation = max_tokens, truncation
         self._tokenizer = load_tokenizer_file(folder)
         self._tokenizer.no_truncation()
@@ -67,7 +74,8 @@ class Tokenizer:
             as_text(self._tokenizer)
         self.way, self._ids = fastest(self._tokenizer)
         self._prefixes = Prefixes(self._tokenizer)
-        self.form = form_of(self._tokenizer)
+        form = form_of(self._tokenizer)
+        self.form = form if segments else replace(form, second_type=0)
         if not parse_specials:
             check_as_text(self._tokenizer, self.form)
         self.unknown_id = unknown_id(self._tokenizer)

@@ -7,13 +7,14 @@ from a head.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from embedmill.pipeline.contracts import Hidden, Loaded
     from embedmill.schemas.plan import VectorColumn
 
 Map = Callable[[torch.Tensor], torch.Tensor]
@@ -64,20 +65,17 @@ NORM_TOLERANCE = 1e-3  # float16 keeps a norm to about 3e-4
 LOGIT_TOKENS = 2048  # whose logits are there at once: 250 MB with BERT's vocabulary
 
 
-def pooled(states: Any, cu_S1: np.ndarray, column: VectorColumn, encoder: Any) -> torch.Tensor:
-    """A column's values for a pack, before `finish`: fp32, (S, D) or (T, D) of tokens.
-
-    `encoder` is an Encoder of the encode room, `states` the Hidden that it gave.
-    """
+def pooled(states: Hidden, cu_S1: np.ndarray, column: VectorColumn, loaded: Loaded) -> torch.Tensor:
+    """A column's values for a pack, before `finish`: fp32, (S, D) or (T, D) of tokens."""
     if column.source == "scores":
-        return ACTIVATIONS[column.pooling](encoder.heads.scores(states, cu_S1))
+        return ACTIVATIONS[column.pooling](loaded.heads.scores(states, cu_S1))
     if column.source == "sparse":
-        logits = _most(states.hidden_TD, cu_S1, encoder.heads.token_logits)
+        logits = _most(states.hidden_TD, cu_S1, loaded.heads.token_logits)
         return ACTIVATIONS[column.pooling](logits)
     states_TD = states.input_TD if column.source == "input" else states.hidden_TD
     pooling, _, dense = column.pooling.partition(">")
-    vectors = pool(states_TD, states.cu_S1, pooling, encoder.pooler)
-    return encoder.tail(vectors) if dense else vectors
+    vectors = pool(states_TD, states.cu_S1, pooling, loaded.encoder.pooler)
+    return loaded.tail(vectors) if dense else vectors
 
 
 @torch.inference_mode()

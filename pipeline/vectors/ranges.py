@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from embedmill.pipeline.identity import digest
 from embedmill.pipeline.snapshot.read import read_table
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.columns import RANGES
 from embedmill.schemas.plan import Plan, VectorColumn
 

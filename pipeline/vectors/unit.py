@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedmill.pipeline.batches import Pack, Prepared
-from embedmill.pipeline.parts.table import as_arrow
 from embedmill.pipeline.tokens.windows import mean_of_windows
+from embedmill.pipeline.vectors.arrow import as_arrow
 from embedmill.pipeline.vectors.ranges import ranges_of
 from embedmill.schemas.columns import vector_type
 from embedmill.schemas.plan import Plan, VectorColumn
 
 if TYPE_CHECKING:
-    from embedmill.pipeline.encode.encoder import Encoder
+    from embedmill.pipeline.contracts import Loaded
     from embedmill.pipeline.encode.transfer import Landing
 
 # Packs that a device has before the values of the first are fetched: it shall never wait for us.
@@ -85,7 +85,7 @@ class _Tally:
         return Vectors(whole, self.good_S, self.clipped, norms, collapsed)
 
 
-def unit_vectors(plan: Plan, encoder: Encoder | None, prepared: Prepared) -> Vectors:
+def unit_vectors(plan: Plan, loaded: Loaded | None, prepared: Prepared) -> Vectors:
     """Runs the packs and finishes every column; without packs there need be no encoder.
 
     The guard looks at what the model gave, before a byte or a bit hides that it was not finite.
@@ -94,7 +94,7 @@ def unit_vectors(plan: Plan, encoder: Encoder | None, prepared: Prepared) -> Vec
     if not len(tally.good_S):
         return tally.vectors(0)
     done, pooled = 0, dict[str, list[np.ndarray]]()
-    for pack, values in _landed(plan, encoder, prepared.packs()):
+    for pack, values in _landed(plan, loaded, prepared.packs()):
         here = slice(done, done := done + len(pack.second_S))
         if plan.identity["long_text"] == "window_mean":
             for column in plan.columns:
@@ -107,7 +107,7 @@ def unit_vectors(plan: Plan, encoder: Encoder | None, prepared: Prepared) -> Vec
 
 
 def _landed(
-    plan: Plan, encoder: Encoder, packs: Iterator[Pack]
+    plan: Plan, loaded: Loaded, packs: Iterator[Pack]
 ) -> Iterator[tuple[Pack, dict[tuple[str, str], np.ndarray]]]:
     """Each pack, or in place of it smaller ones, with its values on the host, in order.
 
@@ -117,23 +117,23 @@ def _landed(
     from embedmill.pipeline.encode.memory import within_memory
 
     flying: deque[tuple[Pack, Landing]] = deque()
-    with encoder.turn:
+    with loaded.turn:
         for pack in packs:
-            flying += within_memory(encoder, pack, lambda part: _take_off(plan, encoder, part))
+            flying += within_memory(loaded, pack, lambda part: _take_off(plan, loaded, part))
             while len(flying) > AHEAD:
-                yield _land(plan, encoder, *flying.popleft())
+                yield _land(plan, loaded, *flying.popleft())
     while flying:
-        yield _land(plan, encoder, *flying.popleft())
+        yield _land(plan, loaded, *flying.popleft())
 
 
-def _take_off(plan: Plan, encoder: Encoder, pack: Pack) -> Landing:
+def _take_off(plan: Plan, loaded: Loaded, pack: Pack) -> Landing:
     """Lets the device encode, pool and finish a pack; does not wait for it."""
     from embedmill.pipeline.encode.transfer import Landing
     from embedmill.pipeline.vectors.pool import faulty, pooled
 
-    hidden, values, ranges = encoder.encode(pack), Values(), ranges_of(plan)
+    hidden, values, ranges = loaded.encoder.encode(pack), Values(), ranges_of(plan)
     for column in plan.columns:
-        found = pooled(hidden, pack.cu_S1, column, encoder)
+        found = pooled(hidden, pack.cu_S1, column, loaded)
         if plan.identity["long_text"] == "window_mean":
             named = {"pooled": found, "bad": faulty(found, normalize=False)}
         else:
@@ -143,7 +143,7 @@ def _take_off(plan: Plan, encoder: Encoder, pack: Pack) -> Landing:
 
 
 def _land(
-    plan: Plan, encoder: Encoder, pack: Pack, landing: Landing
+    plan: Plan, loaded: Loaded, pack: Pack, landing: Landing
 ) -> tuple[Pack, dict[tuple[str, str], np.ndarray]]:
     """The values of a pack; those of a faulty sequence come from fp32, alone, on the same device.
 
@@ -153,7 +153,7 @@ def _land(
     values = landing.arrays()
     bad_S = np.any([array for (_, what), array in values.items() if what == "bad"], axis=0)
     for s in np.flatnonzero(bad_S) if plan.settings.precision != "exact" else ():
-        again = _take_off(plan, encoder.exact(), pack.part(s, s + 1)).arrays()
+        again = _take_off(plan, loaded.exact(), pack.part(s, s + 1)).arrays()
         for column in plan.columns:
             for what in (what for name, what in values if name == column.name):
                 by_token = column.kind == "tokens" and what in ("stored", "pooled")

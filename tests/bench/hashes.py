@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from embedmill.pipeline.reuse.sorted_index import ENTRY, find, write_index
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 
 PART_ROWS = 65_536
 ASKED = (2_048, 65_536)  # rows of a unit on a CPU, and on a GPU

@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,7 +52,7 @@ def free_encoder(width: int = 384, tokens: int = 65536):
     """An encoder whose states cost nothing: the first rows of one random table."""
     import torch
 
-    from embedmill.pipeline.encode.encoder import Hidden
+    from embedmill.pipeline.contracts import Hidden, Loaded
 
     states_TD = torch.randn(tokens, width, generator=torch.Generator().manual_seed(0))
 
@@ -62,10 +61,8 @@ def free_encoder(width: int = 384, tokens: int = 65536):
         here_TD = states_TD[begin : begin + len(pack.ids_T)]
         return Hidden(here_TD, here_TD, torch.tensor(pack.cu_S1))
 
-    return SimpleNamespace(
-        encode=encode, pooler=None, engine={"device": "cpu"}, dim=width, most_tokens=1e9,
-        turn=threading.Lock(),
-    )  # fmt: skip
+    encoder = SimpleNamespace(encode=encode, pooler=None, engine={"device": "cpu"}, dim=width)
+    return Loaded(encoder, lambda: None)
 
 
 def measure(shards: Path, output: Path, pair: bool, unit_rows: int) -> dict[str, float]:
@@ -73,7 +70,7 @@ def measure(shards: Path, output: Path, pair: bool, unit_rows: int) -> dict[str,
     from embedmill.pipeline import flow
     from embedmill.pipeline.load import load_tokenizer
     from embedmill.pipeline.plan.plan import make_plan
-    from embedmill.pipeline.store import open_store
+    from embedmill.pipeline.store.output import open_store
 
     planned = make_plan(spec_of(shards, output, pair, unit_rows), open_store(str(output)))
     began = time.process_time()

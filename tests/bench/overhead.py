@@ -28,7 +28,7 @@ from embedmill.jobs.run import run
 from embedmill.pipeline.flow import encode, prepare
 from embedmill.pipeline.load import load_encoder, load_tokenizer
 from embedmill.pipeline.plan.plan import make_plan
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.spec import Spec
 
 ROOT = Path(__file__).resolve().parents[2]

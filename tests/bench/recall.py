@@ -22,7 +22,7 @@ from embedmill.jobs.dataset import dataset
 from embedmill.jobs.run import run
 from embedmill.pipeline.index.values import signs_of, vectors_of
 from embedmill.pipeline.snapshot.read import read_plan, required
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.pipeline.vectors.ranges import dequantize, ranges_of
 from embedmill.schemas.spec import Spec
 

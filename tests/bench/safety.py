@@ -39,7 +39,7 @@ import embedmill.pipeline.store.bucket  # noqa: E402
 import embedmill.pipeline.store.local  # noqa: E402
 from embedmill.jobs.run import run  # noqa: E402
 from embedmill.pipeline.run import attempts  # noqa: E402
-from embedmill.pipeline.store import LocalStore, open_store  # noqa: E402
+from embedmill.pipeline.store.output import LocalStore, open_store  # noqa: E402
 from embedmill.schemas.spec import Spec  # noqa: E402
 from tests.pipeline.store.servers import seaweed  # noqa: E402
 
@@ -125,9 +125,9 @@ def timed() -> Iterator[Seconds]:
         (attempts, "end", watch("attempt noted", attempts.end)),
         (LocalStore, "probe", watch("probe", LocalStore.probe)),
         (
-            embedmill.pipeline.store.BucketStore,
+            embedmill.pipeline.store.output.BucketStore,
             "probe",
-            watch("probe", embedmill.pipeline.store.BucketStore.probe),
+            watch("probe", embedmill.pipeline.store.output.BucketStore.probe),
         ),
     ]
     with ExitStack() as stack:

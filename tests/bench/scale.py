@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from embedmill.pipeline.parts.commit import adopt_all, commit_snapshot
 from embedmill.pipeline.plan.plan import freeze, make_plan
 from embedmill.pipeline.snapshot.read import read_plan
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.manifest import PartRecord, part_name
 from embedmill.schemas.spec import Spec
 

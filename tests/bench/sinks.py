@@ -37,7 +37,7 @@ from embedmill.pipeline.index.records import keys_of, records
 from embedmill.pipeline.index.sink import Loaded
 from embedmill.pipeline.index.sinks.faiss.rows import sync
 from embedmill.pipeline.snapshot.read import read_plan, required, table
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.sinks import Index
 from embedmill.schemas.spec import Spec
 

@@ -23,7 +23,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from tests.faults.processes import parts
 from tests.pipeline.store.servers import Place
 

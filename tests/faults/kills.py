@@ -22,7 +22,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from tests.faults.forked import Forked
 from tests.faults.points import environment
 from tests.faults.processes import write_spec

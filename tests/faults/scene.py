@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 from tests.faults.forked import Forked
 from tests.faults.points import environment
 from tests.faults.processes import write_spec

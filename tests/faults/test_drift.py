@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from embedmill.pipeline.plan.plan import make_plan
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.spec import Spec
 
 PROGRAM = """
@@ -20,7 +20,7 @@ import ray
 from embedmill.pipeline.canary import make_canary
 from embedmill.pipeline.run import on_ray as cluster
 from embedmill.pipeline.run.worker import Job, versions
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 
 plan, unit = pickle.load(open(sys.argv[1], "rb"))
 prepared = flow.prepare(plan, unit, load.load_tokenizer(plan))

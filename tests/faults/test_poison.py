@@ -20,7 +20,7 @@ from embedmill.pipeline.run import attempts
 from embedmill.pipeline.run import isolated as apart
 from embedmill.pipeline.run.inline import run_inline
 from embedmill.pipeline.snapshot.gc import collect
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import InputError, ModelError, TryAgain
 from embedmill.schemas.manifest import attempt_name
 from embedmill.schemas.plan import Shard, Slice, Unit

@@ -17,7 +17,7 @@ from embedmill.pipeline.parts.commit import adopt, commit_snapshot
 from embedmill.pipeline.plan.plan import freeze, make_plan
 from embedmill.pipeline.reuse.rows import freeze_index
 from embedmill.pipeline.run.inline import run_inline
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.schemas.errors import InputError
 from embedmill.schemas.spec import Spec
 from tests.jobs.nasty import NASTY

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from embedmill.jobs.verify.output import verify
 from embedmill.pipeline.parts.write import part_bytes, read_footer
-from embedmill.pipeline.plan.plan import ipc_bytes
 from embedmill.pipeline.snapshot.read import Snapshot, required, table
-from embedmill.pipeline.store import Store
+from embedmill.pipeline.store.ipc import ipc_bytes
+from embedmill.pipeline.store.output import Store
 from embedmill.schemas.manifest import PART_TABLE, manifest_name
 from tests.jobs.conftest import Output
 

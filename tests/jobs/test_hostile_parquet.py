@@ -30,7 +30,7 @@ from embedmill.pipeline.read import slices
 slices.MAX_BYTES = int(sys.argv[1])
 from embedmill.pipeline.plan.plan import make_plan
 from embedmill.pipeline.read.unit import read_unit
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import EmbedmillError
 from embedmill.schemas.spec_file.load import load_spec
 for path in sys.argv[3:]:

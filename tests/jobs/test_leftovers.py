@@ -11,7 +11,7 @@ import pytest
 from embedmill.jobs import run as room
 from embedmill.jobs.run import run
 from embedmill.pipeline.snapshot.read import latest
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import ConflictError, Interrupted
 from embedmill.schemas.spec import Spec
 

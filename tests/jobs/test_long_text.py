@@ -21,7 +21,7 @@ from embedmill.jobs.search.exact import search
 from embedmill.jobs.verify.output import verify
 from embedmill.pipeline.batches import Pack
 from embedmill.pipeline.encode.load import load_encoder
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.pipeline.tokens.tokenizer import Tokenizer
 from embedmill.schemas.errors import SpecError
 from embedmill.schemas.report import RunReport

@@ -258,7 +258,7 @@ def test_a_hub_id_is_one_commit(bench: Bench, hub: Callable[[str], Path]):
 
 def test_workers_open_the_commit_of_the_plan(bench: Bench, hub: Callable[[str], Path]):
     from embedmill.pipeline.plan.plan import make_plan
-    from embedmill.pipeline.store import open_store
+    from embedmill.pipeline.store.output import open_store
     from embedmill.schemas.spec_file.load import load_spec
 
     first = hub(COMMIT)

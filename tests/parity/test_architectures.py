@@ -14,7 +14,7 @@ from embedmill.pipeline.batches import Pack
 from embedmill.pipeline.encode import auto
 from embedmill.pipeline.encode.auto import AutoEncoder
 from embedmill.pipeline.encode.load import load_encoder
-from embedmill.pipeline.load import fit_segments
+from embedmill.pipeline.load import check_segments
 from embedmill.pipeline.model.architectures import FAMILIES
 from embedmill.pipeline.model.folder import open_model
 from embedmill.pipeline.tokens.tokenizer import Tokenizer
@@ -34,8 +34,11 @@ TOLERANCE = 1e-5
 
 def tokens_of(folder: Path, b: list[str] | None, a: list[str] = A) -> tuple[Tokenizer, Pack]:
     """The texts as one pack, by our tokenizer, for the folder's model."""
-    tokenizer = Tokenizer(folder, max_tokens=100, truncation="longest_first", parse_specials=False)
-    fit_segments(tokenizer, open_model(str(folder)).types, b is not None)
+    types = open_model(str(folder)).types
+    tokenizer = Tokenizer(
+        folder, max_tokens=100, truncation="longest_first", parse_specials=False, segments=types
+    )
+    check_segments(tokenizer, types, b is not None)
     s = tokenizer.encode(a, b)
     return tokenizer, Pack(s.ids_T, s.cu_S1, s.second_S)
 

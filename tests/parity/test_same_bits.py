@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from embedmill.jobs.dataset import dataset
 from embedmill.jobs.run import run
 from embedmill.pipeline.batches import Pack
+from embedmill.pipeline.contracts import Loaded
 from embedmill.pipeline.encode.load import load_encoder, load_heads, load_tail
 from embedmill.pipeline.encode.proof import isa
 from embedmill.pipeline.encode.weights import read_weights
@@ -74,13 +75,13 @@ def test_nor_do_they_with_other_models_and_outputs(
     encoder = load_encoder(tmp_path, device="cpu", precision="exact", threads=1)
     column = VectorColumn(**{"name": "v", "source": "encoder", "normalize": False,
                              "dtype": "float32", "dim": 96, "full_dim": 96} | fields)  # fmt: skip
-    encoder.heads = load_heads(tmp_path, {column.source}, device="cpu", precision="exact")
-    encoder.tail = _dense(tmp_path / "2_Dense", 96)
+    heads = load_heads(tmp_path, {column.source}, device="cpu", precision="exact")
+    loaded = Loaded(encoder, lambda: loaded, heads, _dense(tmp_path / "2_Dense", 96))
 
     def values(texts: list[str]) -> np.ndarray:
         sequences, place_S = sort_by_length(tokenizer.encode(texts, None))
         packed = Pack(sequences.ids_T, sequences.cu_S1, sequences.second_S)
-        return pooled(encoder.encode(packed), packed.cu_S1, column, encoder).numpy()[place_S]
+        return pooled(encoder.encode(packed), packed.cu_S1, column, loaded).numpy()[place_S]
 
     chance = random.Random(0)
     texts = [" ".join(chance.choices(WORDS, k=k)) for k in [1, 1, 2, 3, 5, 8, 20, 50] * 8]

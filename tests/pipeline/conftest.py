@@ -17,7 +17,7 @@ from embedmill.pipeline.read.unit import read_unit
 from embedmill.pipeline.reuse.rows import freeze_index
 from embedmill.pipeline.run.inline import run_inline
 from embedmill.pipeline.snapshot.gc import collect
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.schemas.manifest import Manifest
 from embedmill.schemas.spec import Run, Spec
 

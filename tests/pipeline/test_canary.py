@@ -13,7 +13,7 @@ from embedmill.pipeline.canary import TEXTS, Canary, make_canary
 from embedmill.pipeline.load import load_encoder
 from embedmill.pipeline.plan.plan import make_plan
 from embedmill.pipeline.run.inline import run_inline
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.schemas.errors import ModelError
 from embedmill.schemas.plan import Plan
 from embedmill.schemas.spec import Spec
@@ -68,7 +68,7 @@ def test_an_encoder_with_one_wrong_weight_does_not_start(job: tuple[Store, Any, 
     """One value of one embedding table is enough."""
     plan: Plan = job[1].plan
     encoder = load_encoder(plan)
-    encoder.ends.position[1, 3] += 5.0
+    encoder.encoder.ends.position[1, 3] += 5.0
 
     with pytest.raises(ModelError, match="CANARY"):
         Canary(plan, encoder)
@@ -80,7 +80,7 @@ def test_an_encoder_that_ignores_segments_does_not_start(job: tuple[Store, Any, 
     if plan.identity["pair"] is None:
         pytest.skip("single texts have one segment only")
     encoder = load_encoder(plan)
-    encoder.ends.segment[1] = encoder.ends.segment[0]
+    encoder.encoder.ends.segment[1] = encoder.encoder.ends.segment[0]
 
     with pytest.raises(ModelError, match="CANARY"):
         Canary(plan, encoder)
@@ -91,7 +91,7 @@ def test_an_encoder_that_drifts_is_found(job: tuple[Store, Any, Spec]) -> None:
     plan: Plan = job[1].plan
     encoder = load_encoder(plan)
     canary = Canary(plan, encoder)
-    encoder.ends.token[:, 3] *= 1 + 1e-6
+    encoder.encoder.ends.token[:, 3] *= 1 + 1e-6
 
     with pytest.raises(ModelError, match="DRIFT"):
         for _ in range(8):

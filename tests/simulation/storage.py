@@ -72,7 +72,7 @@ class Bucket:
 
 
 class SimulatedStore:
-    """The verbs of pipeline.store.Store over a bucket; every call is a request that may fail.
+    """The verbs of `Store` over a bucket; every call is a request that may fail.
 
     `free`: for those who look on from outside. Their calls take no time and never fail.
     """

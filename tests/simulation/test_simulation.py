@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from embedmill.pipeline.store import BucketStore, LocalStore
+from embedmill.pipeline.store.output import BucketStore, LocalStore
 from tests.simulation.broken_commit import Patches, what_stands_is_mine
 from tests.simulation.house import furnished
 from tests.simulation.mutations import MUTATIONS, mutated

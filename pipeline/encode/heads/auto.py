@@ -16,14 +16,14 @@ from torch.nn.functional import pad
 
 from embedmill.pipeline.encode.attention import runs
 from embedmill.pipeline.encode.auto import apply_pooler, read_pretrained
-from embedmill.pipeline.encode.bert import ROUND_TOKENS
-from embedmill.pipeline.encode.heads.ours import no_head
+from embedmill.pipeline.encode.linear import ROUND_TOKENS
+from embedmill.pipeline.encode.weights import no_head
 from embedmill.schemas.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from embedmill.pipeline.encode.encoder import Hidden
+    from embedmill.pipeline.contracts import Hidden
 
 TEST_TOKENS = 7
 TOLERANCE = 1e-5  # of the largest logit

@@ -1,14 +1,13 @@
 """Heads on top of an encoder: a classifier over a sequence, a masked LM over every token.
 
 Those of our own families are here, read by the names that transformers gives to their tensors; of
-any other architecture they are transformers' own, in autoheads.py. V is the vocabulary, N the
+any other architecture they are transformers' own, in auto.py. V is the vocabulary, N the
 labels of a classifier.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch.nn.functional import layer_norm
 
 from embedmill.pipeline.encode.linear import Linear
+from embedmill.pipeline.encode.weights import no_head
 from embedmill.pipeline.model.architectures import FAMILIES
 from embedmill.pipeline.model.sentence_folder import weight_files
 from embedmill.schemas.errors import ModelError
@@ -25,7 +25,7 @@ from embedmill.schemas.errors import ModelError
 if TYPE_CHECKING:
     import numpy as np
 
-    from embedmill.pipeline.encode.encoder import Hidden
+    from embedmill.pipeline.contracts import Hidden
 
 OF_ROBERTA = (("classifier.dense", "tanh"), ("classifier.out_proj", "none"))
 # family -> the classifier's linear layers over the first token, each with its activation
@@ -113,32 +113,6 @@ class MaskedLM:
         return self.decoder(states_TE.to(self.dtype)).float()
 
 
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """The heads that a plan's columns ask for."""
-
-    # the states of a pack and its offsets -> (S, N) fp32
-    scores: Callable[[Hidden, np.ndarray], torch.Tensor] | None = None
-    # some of its tokens' states (T, D) -> (T, V) fp32
-    token_logits: Callable[[torch.Tensor], torch.Tensor] | None = None
-
-
-def read_heads(folder: Path, sources: Iterable[str], device: str, dtype: torch.dtype) -> Heads:
-    """The heads for columns of source scores and sparse; ModelError for one that is not there."""
-    tensors = Tensors(folder)
-    if (kind := str(tensors.config.get("model_type"))) not in FAMILIES:
-        from embedmill.pipeline.encode.heads.auto import AutoClassifier, AutoMaskedLM
-
-        return Heads(
-            scores=AutoClassifier(folder, device) if "scores" in sources else None,
-            token_logits=AutoMaskedLM(folder, device, dtype) if "sparse" in sources else None,
-        )
-    return Heads(
-        scores=Classifier(tensors, kind, device) if "scores" in sources else None,
-        token_logits=MaskedLM(tensors, kind, device, dtype) if "sparse" in sources else None,
-    )
-
-
 class Tensors:
     """The tensors of a folder's own weight files by name, read when asked for, as fp32 copies."""
 
@@ -174,12 +148,6 @@ class Tensors:
         except (SafetensorError, OSError) as error:
             what = f"not a whole safetensors file ({str(error).splitlines()[0][:120]})"
             raise ModelError("MODEL_CORRUPT", str(path), what, "fetch the model again") from None
-
-
-def no_head(folder: Path, name: str) -> ModelError:
-    """What to say where a head's tensor is not in the weights: its random start is no answer."""
-    do = "its head was not saved; use the model that was trained for this"
-    return ModelError("HEAD_MISSING", str(folder), f"has no tensor {name}", do)
 
 
 def _own(act: str) -> tuple[str, ...]:

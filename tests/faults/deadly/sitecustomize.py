@@ -76,7 +76,8 @@ def wrong(module: Any, when: str) -> None:
     does = module.load_encoder
 
     def load_encoder(plan: Any) -> Any:
-        encoder = does(plan)
+        loaded = does(plan)
+        encoder = loaded.encoder
         encode, calls = encoder.encode, []
 
         def encode_wrong(pack: Any) -> Any:
@@ -86,7 +87,7 @@ def wrong(module: Any, when: str) -> None:
             return encode(pack)
 
         encoder.encode = encode_wrong
-        return encoder
+        return loaded
 
     module.load_encoder = load_encoder
 

@@ -14,7 +14,7 @@ from embedmill.jobs.estimate import rates
 from embedmill.jobs.estimate.cost import BASE, LARGE, MEASURED, MINILM
 from embedmill.jobs.estimate.plan import plan, plan_text
 from embedmill.jobs.run import run
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.spec import Spec
 from tests.conftest import ROOT
 

@@ -21,7 +21,7 @@ from embedmill.jobs.page.make import HERE, make_page
 from embedmill.jobs.page.sample import shown
 from embedmill.jobs.run import run
 from embedmill.pipeline.snapshot.read import read_plan, required, table
-from embedmill.pipeline.store import LocalStore
+from embedmill.pipeline.store.output import LocalStore
 from embedmill.schemas.errors import ConflictError
 from embedmill.schemas.manifest import PART_TABLE
 from embedmill.schemas.spec import Spec

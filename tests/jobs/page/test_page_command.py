@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from embedmill.jobs.watch.report import write_html
+from embedmill.jobs.page.write import write_html
 from embedmill.schemas.errors import ConflictError
 from tests.jobs.commandline import Bench
 

@@ -14,7 +14,7 @@ from embedmill.jobs.page.verdict import judge_run
 from embedmill.jobs.watch.history import PastRun, past_runs
 from embedmill.pipeline.run.log import RUN_ID, RunLog
 from embedmill.pipeline.run.timeline import MOST, Timeline
-from embedmill.pipeline.store import LocalStore
+from embedmill.pipeline.store.output import LocalStore
 from embedmill.schemas.report import RunReport
 
 NIGHTS = [f"2026110{day}T020000Z-abcdef" for day in range(9, 0, -1)]

@@ -15,7 +15,7 @@ import pytest
 from embedmill.jobs.dataset import dataset
 from embedmill.jobs.search import exact as room
 from embedmill.jobs.search.exact import search, search_text
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import ConflictError, SpecError, StorageError
 from tests.jobs.conftest import Output, flip_a_bit_of, make_spec, run_by_hand
 

@@ -14,8 +14,8 @@ import pytest
 
 from embedmill.jobs.verify import parts as verify_parts
 from embedmill.jobs.verify.output import verify, verify_text
-from embedmill.pipeline.plan.plan import ipc_bytes
 from embedmill.pipeline.snapshot.gc import collect
+from embedmill.pipeline.store.ipc import ipc_bytes
 from embedmill.schemas.errors import ConflictError, SpecError
 from embedmill.schemas.manifest import PART_TABLE, Manifest, manifest_name
 from tests.jobs.conftest import Output, flip_a_bit_of, make_spec, run_by_hand

@@ -11,7 +11,7 @@ import pytest
 
 from embedmill.jobs.watch.follow import SILENCE_SECONDS, Teller, follow
 from embedmill.pipeline.run.log import RUN_ID, RunLog
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 
 OLD, RUN, NEW = "20260101T000000Z-a", "20260102T000000Z-b", "20260103T000000Z-c"
 

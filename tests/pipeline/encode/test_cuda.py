@@ -19,7 +19,7 @@ from embedmill.pipeline.encode.load import load_encoder
 from embedmill.pipeline.load import load_encoder as planned_encoder
 from embedmill.pipeline.load import load_tokenizer
 from embedmill.pipeline.plan.plan import make_plan
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.plan import Plan
 from embedmill.schemas.spec import Spec
 from tests.conftest import WORDS

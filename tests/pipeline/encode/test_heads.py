@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from embedmill.pipeline.encode.encoder import Hidden
+from embedmill.pipeline.contracts import Hidden
 from embedmill.pipeline.encode.heads.ours import CLASSIFIERS, MASKED_LMS, read_heads
 from embedmill.pipeline.model.folder import open_model
 from embedmill.schemas.errors import ModelError

@@ -26,7 +26,7 @@ from embedmill.jobs.run import run
 from embedmill.pipeline.index.open import open_sink, shape_of
 from embedmill.pipeline.index.sink import Loaded
 from embedmill.pipeline.snapshot.read import read_plan, required
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.sinks import Index
 from embedmill.schemas.spec import Spec
 from tests.pipeline.index.qdrant_server import KEY, qdrant_server

@@ -117,7 +117,7 @@ def test_recall_is_what_was_found_of_the_best(
 def _check(follower: Follower, sink: Any) -> Checked:
     from embedmill.pipeline.index.records import keys_of
     from embedmill.pipeline.snapshot.read import required, table
-    from embedmill.pipeline.store import open_store
+    from embedmill.pipeline.store.output import open_store
 
     store = open_store(str(follower.out))
     paths = table(store, required(store).manifest).column("path").to_pylist()

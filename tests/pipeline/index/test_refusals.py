@@ -18,7 +18,7 @@ from embedmill.jobs.watch.index_report import index_text
 from embedmill.pipeline.index.open import shape_of
 from embedmill.pipeline.index.sinks.pgvector.statements import refuse
 from embedmill.pipeline.snapshot.read import read_plan, required
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import SpecError, StorageError
 from embedmill.schemas.sinks import Index
 from embedmill.schemas.spec_file.load import dump_spec

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,13 @@ import pytest
 
 from embedmill.jobs.run import run
 from embedmill.pipeline.index import changes as room
-from embedmill.pipeline.index import keys as keys_room
 from embedmill.pipeline.index.changes import changes
 from embedmill.pipeline.index.check import _equal
 from embedmill.pipeline.index.open import shape_of
 from embedmill.pipeline.index.records import _Seen, ahead, gather, keys_of
-from embedmill.pipeline.index.sink import Shape
 from embedmill.pipeline.index.values import digests
 from embedmill.pipeline.snapshot.read import read_plan, required, table
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.pipeline.vectors.ranges import range_name
 from embedmill.schemas.manifest import keys_name
 from embedmill.schemas.sinks import Index
@@ -38,14 +35,6 @@ def keys(*numbers: int) -> np.ndarray:
 
 def numbers(found: np.ndarray) -> list[int]:
     return sorted(int.from_bytes(key.tobytes()[1:], "big") for key in found)
-
-
-def kept(store: Store, path: str, shape: Shape) -> np.ndarray:
-    """A part's keys once they are on the disk."""
-    made = keys_of(store, path, shape)
-    while keys_room._pending:
-        time.sleep(0.01)
-    return made
 
 
 # --- keys ---
@@ -79,12 +68,12 @@ def test_keys_lie_beside_their_part_and_a_damaged_file_is_made_anew(
     plan, _ = read_plan(store, manifest.plan)
     shape = shape_of(Index(sink="lance", path="x"), plan, 0)
     for path in table(store, manifest).column("path").to_pylist():
-        made = kept(store, path, shape)
+        made = keys_of(store, path, shape)
         name = store.root / keys_name(path)
         whole = name.read_bytes()
         for damaged in (whole[:-1], whole[:40] + b"x" + whole[41:], b""):
             name.write_bytes(damaged)
-            assert np.array_equal(kept(store, path, shape), made)
+            assert np.array_equal(keys_of(store, path, shape), made)
             assert name.read_bytes() == whole
 
 
@@ -105,7 +94,9 @@ def test_a_run_whose_spec_names_sinks_leaves_the_keys_that_a_load_would_make(
     manifest = required(store).manifest
     plan, _ = read_plan(store, manifest.plan)
     shape = shape_of(Index.model_validate(entry), plan, 0)
-    made = {path: kept(store, path, shape) for path in table(store, manifest)["path"].to_pylist()}
+    made = {
+        path: keys_of(store, path, shape) for path in table(store, manifest)["path"].to_pylist()
+    }
     assert left == {path.name: path.read_bytes() for path in (out / "_embed" / "keys").iterdir()}
     assert manifest.vectors == len({key.tobytes() for keys in made.values() for key in keys})
 

@@ -18,7 +18,7 @@ from embedmill.pipeline.parts.commit import adopt, commit_snapshot, commit_unit,
 from embedmill.pipeline.parts.write import read_footer
 from embedmill.pipeline.plan.plan import Planned, freeze
 from embedmill.pipeline.snapshot.read import latest, read_snapshot, table
-from embedmill.pipeline.store import LocalStore
+from embedmill.pipeline.store.output import LocalStore
 from embedmill.schemas.errors import ConflictError, EmbedmillError, StorageError
 from embedmill.schemas.manifest import part_name
 from tests.pipeline.conftest import Job

@@ -11,7 +11,7 @@ import pytest
 
 from embedmill.pipeline.reuse import sorted_index as hashes
 from embedmill.pipeline.reuse.sorted_index import as_halves, entries_of, find, known, write_index
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 
 ROWS, PARTS = 5000, 7
 

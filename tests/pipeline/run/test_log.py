@@ -10,7 +10,7 @@ import pytest
 
 from embedmill.jobs.watch.history import RUN_ID
 from embedmill.pipeline.run.log import RunLog, new_run_id
-from embedmill.pipeline.store import LocalStore, open_store
+from embedmill.pipeline.store.output import LocalStore, open_store
 from embedmill.schemas.errors import StorageError
 
 

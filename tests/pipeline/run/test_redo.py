@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import pytest
 import torch
 
 from embedmill.pipeline.batches import Pack
-from embedmill.pipeline.encode.encoder import Hidden
+from embedmill.pipeline.contracts import Hidden, Loaded
 from embedmill.pipeline.flow import encode, prepare
 from embedmill.pipeline.load import load_encoder as planned_encoder
 from embedmill.pipeline.load import load_tokenizer
 from embedmill.pipeline.plan.plan import Planned, make_plan
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.spec import Spec
 
 
@@ -35,6 +36,11 @@ class Overflows:
             for s in np.flatnonzero(pack.lengths_S == self.length):
                 hidden.hidden_TD[pack.cu_S1[s] + 1, 3] = torch.inf
         return hidden
+
+
+def overflowing(loaded: Loaded, length: int) -> Loaded:
+    """The same with an encoder that overflows."""
+    return dataclasses.replace(loaded, encoder=Overflows(loaded.encoder, length))
 
 
 @pytest.fixture
@@ -65,7 +71,7 @@ def test_an_overflow_in_half_precision_gets_the_fp32_vector(
     fast = planned_encoder(plan)
     exact = planned("exact").plan
 
-    got = encode(plan, Overflows(fast, 5), prepared)
+    got = encode(plan, overflowing(fast, 5), prepared)
     alone = encode(exact, planned_encoder(exact), prepared).table["vector"].to_pylist()
     plain = encode(plan, fast, prepared).table["vector"].to_pylist()
 
@@ -81,7 +87,7 @@ def test_what_fp32_cannot_encode_is_a_reject(planned: Callable[[str], Planned]) 
     job = planned("exact")
     prepared = prepare(job.plan, job.units[0], load_tokenizer(job.plan))
 
-    got = encode(job.plan, Overflows(planned_encoder(job.plan), 5), prepared)
+    got = encode(job.plan, overflowing(planned_encoder(job.plan), 5), prepared)
 
     assert ["a", "c", "d", "e"] == got.table["id"].to_pylist()
     assert [("b", "NON_FINITE")] == [(r["id"], r["code"]) for r in got.rejects.to_pylist()]

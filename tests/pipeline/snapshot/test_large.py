@@ -8,7 +8,8 @@ import pytest
 import embedmill.pipeline.parts.commit
 import embedmill.schemas.manifest
 from embedmill.pipeline.parts.commit import adopt_all
-from embedmill.pipeline.plan.plan import Planned, ipc_bytes
+from embedmill.pipeline.plan.plan import Planned
+from embedmill.pipeline.store.ipc import ipc_bytes
 from embedmill.schemas.manifest import table_of
 from tests.pipeline.conftest import Job
 

@@ -10,7 +10,7 @@ import pytest
 
 from embedmill.pipeline.snapshot.gc import collect
 from embedmill.pipeline.snapshot.read import PLANS, latest, open_plans, required, table
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import ConflictError, StorageError
 from tests.pipeline.conftest import Job
 

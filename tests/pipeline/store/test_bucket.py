@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedmill.pipeline.store import open_store
 from embedmill.pipeline.store.objects import open_object
+from embedmill.pipeline.store.output import open_store
 from embedmill.pipeline.store.probe import prove
 from embedmill.schemas.errors import StorageError
 from tests.pipeline.store.servers import Place

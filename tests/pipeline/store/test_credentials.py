@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from embedmill.pipeline.store import open_store
 from embedmill.pipeline.store.client import split
 from embedmill.pipeline.store.credentials import settings
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import StorageError
 from tests.pipeline.store.servers import ACCOUNT, ACCOUNT_KEY, KEY, SECRET, Place, free_ports
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import embedmill
 from embedmill.jobs.cli import cli
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from tests.pipeline.store.servers import KEY, SECRET, Place
 
 TEXTS = [f"a lemon in garden {n % 13} by the sea" for n in range(60)]

@@ -17,8 +17,9 @@ from click.testing import CliRunner
 
 import embedmill
 from embedmill.jobs.cli import cli
-from embedmill.pipeline.store import client, open_store
+from embedmill.pipeline.store import client
 from embedmill.pipeline.store.objects import open_object
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import EmbedmillError, StorageError
 from tests.pipeline.store.proxy import Forward, Proxy, Request, Script, answer
 from tests.pipeline.store.servers import Place

@@ -11,7 +11,8 @@ import pytest
 
 from embedmill.pipeline.plan.shards import list_shards, version_now
 from embedmill.pipeline.read.unit import read_unit
-from embedmill.pipeline.store import objects, open_store
+from embedmill.pipeline.store import objects
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import InputError, StorageError
 from embedmill.schemas.plan import Plan, Slice, Unit
 from embedmill.schemas.spec import Input

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from tests.faults.processes import start
 from tests.pipeline.store.servers import Place
 from tests.pipeline.store.test_end_to_end import command, spec_of, upload

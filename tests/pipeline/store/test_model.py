@@ -10,7 +10,7 @@ import pytest
 
 from embedmill.pipeline.model import fetch
 from embedmill.pipeline.model.folder import open_model
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import ModelError, StorageError
 from tests.pipeline.store.proxy import Proxy, answer
 from tests.pipeline.store.servers import Place

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 import embedmill
 from embedmill.jobs.cli import cli
-from embedmill.pipeline.store import client, open_store
+from embedmill.pipeline.store import client
+from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import EmbedmillError
 from tests.pipeline.store.proxy import Forward, Proxy, Request, Torn, answer
 from tests.pipeline.store.servers import KEY, SECRET

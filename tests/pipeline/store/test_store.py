@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embedmill.pipeline.index.open import absolute
-from embedmill.pipeline.store import SCRATCH, Store, open_store
+from embedmill.pipeline.store.output import SCRATCH, Store, open_store
 from embedmill.schemas.errors import StorageError
 from embedmill.schemas.sinks import Index
 

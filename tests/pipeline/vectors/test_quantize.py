@@ -21,7 +21,7 @@ from embedmill.pipeline.index.values import signs_of, vectors_of
 from embedmill.pipeline.parts.write import read_footer
 from embedmill.pipeline.run import freeze_ranges as room
 from embedmill.pipeline.snapshot.read import latest, read_plan
-from embedmill.pipeline.store import Store, open_store
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.pipeline.vectors.quantize import to_bits, to_int8
 from embedmill.pipeline.vectors.ranges import dequantize
 from embedmill.schemas.errors import InputError, StorageError

@@ -15,7 +15,7 @@ import pyarrow as pa
 from embedmill.pipeline.identity import digest
 from embedmill.pipeline.index.keys import keys_in
 from embedmill.pipeline.index.sink import KEY, KEY_BYTES
-from embedmill.pipeline.store import open_store
+from embedmill.pipeline.store.output import open_store
 
 FOLDER, WRITTEN = "_embedmill", b"written"
 
