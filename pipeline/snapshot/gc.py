@@ -19,7 +19,8 @@ from embedmill.pipeline.snapshot.read import (
     required,
     table,
 )
-from embedmill.pipeline.store.output import SCRATCH, Store, each
+from embedmill.pipeline.store.local import SCRATCH
+from embedmill.pipeline.store.output import Store, each
 from embedmill.schemas.errors import StorageError
 from embedmill.schemas.manifest import keys_name
 

@@ -7,7 +7,7 @@ import pytest
 import embedmill.pipeline.snapshot.gc
 from embedmill.pipeline.snapshot.gc import collect
 from embedmill.pipeline.snapshot.read import latest, read_snapshot, table
-from embedmill.pipeline.store.output import SCRATCH
+from embedmill.pipeline.store.local import SCRATCH
 from embedmill.schemas.errors import ConflictError, StorageError
 from tests.pipeline.conftest import Job
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from embedmill.pipeline.index.open import absolute
-from embedmill.pipeline.store.output import SCRATCH, Store, open_store
+from embedmill.pipeline.store.local import SCRATCH
+from embedmill.pipeline.store.output import Store, open_store
 from embedmill.schemas.errors import StorageError
 from embedmill.schemas.sinks import Index
 
