@@ -13,7 +13,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from embedmill.pipeline.contracts import Hidden
-from embedmill.pipeline.encode.heads.ours import CLASSIFIERS, MASKED_LMS, read_heads
+from embedmill.pipeline.encode.heads.ours import CLASSIFIERS, MASKED_LMS
+from embedmill.pipeline.encode.load import load_heads
 from embedmill.pipeline.model.folder import open_model
 from embedmill.schemas.errors import ModelError
 
@@ -53,13 +54,13 @@ def states_and_logits(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tenso
 
 def read_scores(folder: Path, states_TD: torch.Tensor) -> torch.Tensor:
     """The logits of one sequence."""
-    heads, cu_S1 = read_heads(folder, {"scores"}, "cpu", torch.float32), np.array([0, 9])
+    heads, cu_S1 = load_heads(folder, {"scores"}, device="cpu", precision="exact"), np.array([0, 9])
     assert heads.token_logits is None
     return heads.scores(Hidden(states_TD, states_TD, torch.from_numpy(cu_S1)), cu_S1)
 
 
 def read_logits(folder: Path, states_TD: torch.Tensor) -> torch.Tensor:
-    return read_heads(folder, {"sparse"}, "cpu", torch.float32).token_logits(states_TD)
+    return load_heads(folder, {"sparse"}, device="cpu", precision="exact").token_logits(states_TD)
 
 
 @pytest.mark.parametrize("kind", [*CLASSIFIERS, "ernie", "modernbert"])
@@ -133,7 +134,7 @@ def test_only_the_weight_files_that_the_folder_names_are_read(
 def test_a_missing_head_is_said_in_one_line(tmp_path: Path, kind: str, source: str) -> None:
     made(kind, "AutoModel", tmp_path)
     with pytest.raises(ModelError, match="HEAD_MISSING.*has no tensor"):
-        read_heads(tmp_path, {source}, "cpu", torch.float32)
+        load_heads(tmp_path, {source}, device="cpu", precision="exact")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_a_head_that_is_not_finite_is_refused(tmp_path: Path, kind: str, name: s
     tensors[name] *= float("nan")
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=f"WEIGHTS_NOT_FINITE.*{name}"):
-        read_heads(tmp_path, {"scores"}, "cpu", torch.float32)
+        load_heads(tmp_path, {"scores"}, device="cpu", precision="exact")
 
 
 def test_a_head_that_looks_at_more_than_the_last_states_is_refused(
