@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from embedmill.jobs.verify.values import bad_values
 from embedmill.pipeline.identity import unit_key
+from embedmill.pipeline.parts.footer import read_footer
 from embedmill.pipeline.parts.table import count_inputs
-from embedmill.pipeline.parts.write import read_footer
 from embedmill.pipeline.store.output import Store
 from embedmill.schemas.columns import REJECTS, Status
 from embedmill.schemas.manifest import COUNTS, PartRecord, part_name
@@ -97,7 +97,7 @@ def _footer(file: pq.ParquetFile, record: PartRecord, expected: Expected) -> Ite
         "rejects_path": record.rejects_path,
     }
     for key, value in told.items():
-        if footer.get(key) != value:
+        if getattr(footer, key, None) != value:
             yield f"its footer has another {key} than the snapshot"
 
 

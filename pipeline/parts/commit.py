@@ -21,14 +21,16 @@ import pyarrow.parquet as pq
 
 from embedmill.pipeline.batches import Encoded
 from embedmill.pipeline.identity import canonical
+from embedmill.pipeline.parts.footer import footer_of, read_footer
 from embedmill.pipeline.parts.table import count_inputs
-from embedmill.pipeline.parts.write import part_bytes, read_footer
+from embedmill.pipeline.parts.write import part_bytes
 from embedmill.pipeline.plan.plan import Planned
 from embedmill.pipeline.snapshot.read import read_snapshot
 from embedmill.pipeline.store.ipc import ipc_bytes
 from embedmill.pipeline.store.output import Store
 from embedmill.schemas.columns import part_schema
 from embedmill.schemas.errors import ConflictError, StorageError
+from embedmill.schemas.footer import Footer
 from embedmill.schemas.manifest import (
     FORMAT,
     MEASURED,
@@ -75,7 +77,7 @@ def commit_unit(
         store.create(rejects_path, data)
     measured = encoded.measured
     store.create(measured_name(unit.key, plan.generation), canonical(measured))
-    footer = _footer(plan, encoded, rejects_path, counts)
+    footer = footer_of(plan, encoded, rejects_path, counts)
     table = table.cast(part_schema(plan))  # a table that travelled may have lost inner "not null"s
     data = part_bytes(table, [column.name for column in plan.columns], footer)
     name = part_name(plan.fingerprint, unit.key, plan.generation)
@@ -103,14 +105,13 @@ def adopt(store: Store, plan: Plan, unit: Unit) -> PartRecord | None:
             "PART_CORRUPT", where, f"cannot be read ({error})", "delete it and run again"
         ) from None
     footer = read_footer(metadata)
-    counts = footer.get("counts", {})
     wanted = (unit.key, plan.fingerprint, plan.ranges, unit.rows, metadata.num_rows)
-    if wanted != (
-        footer.get("unit_key"),
-        footer.get("fingerprint"),
-        footer.get("ranges", {}),
-        counts.get("rows_in"),
-        counts.get("vectors"),
+    if footer is None or wanted != (
+        footer.unit_key,
+        footer.fingerprint,
+        footer.ranges,
+        footer.counts.get("rows_in"),
+        footer.counts.get("vectors"),
     ):
         raise StorageError(
             "PART_CORRUPT", where, "is not the part that its name says", "delete it and run again"
@@ -234,31 +235,6 @@ def _manifest(
     return manifest, data
 
 
-def _footer(
-    plan: Plan, encoded: Encoded, rejects_path: str, counts: dict[str, int]
-) -> dict[str, Any]:
-    table = encoded.table
-    codes = Counter(encoded.rejects.column("code").to_pylist())
-    return {
-        "fingerprint": plan.fingerprint,
-        "unit_key": encoded.unit.key,
-        "model": {key: plan.model[key] for key in ("name", "revision", "digest")},
-        "columns": [
-            [c.name, c.source, c.pooling, c.normalize, c.dtype, c.dim] for c in plan.columns
-        ],
-        "counts": {
-            "rows_in": encoded.unit.rows,
-            "vectors": len(table),
-            "rows_cut": sum(1 for n in table.column("n_chars_cut").to_pylist() if n),
-            **counts,
-            "rejects": dict(sorted(codes.items())),
-        },
-        "rejects_path": rejects_path,
-        "provenance": encoded.provenance,
-        **({"ranges": plan.ranges} if plan.ranges else {}),
-    }
-
-
 def _measured(store: Store, name: str) -> dict[str, Any]:
     """What the encoder saw of a unit; gone with the first gc after the unit's manifest."""
     try:
@@ -269,15 +245,15 @@ def _measured(store: Store, name: str) -> dict[str, Any]:
 
 
 def _record(
-    unit: Unit, name: str, sha256: str, size: int, footer: dict[str, Any], measured: dict[str, Any]
+    unit: Unit, name: str, sha256: str, size: int, footer: Footer, measured: dict[str, Any]
 ) -> PartRecord:
     return PartRecord(
         unit_key=unit.key,
         path=name,
         sha256=sha256,
         bytes=size,
-        rejects_path=footer["rejects_path"],
+        rejects_path=footer.rejects_path,
         slices=unit.slices,
-        **footer["counts"],
+        **footer.counts,
         **{key: measured[key] for key in MEASURED},
     )

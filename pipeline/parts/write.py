@@ -7,25 +7,22 @@ for vectors, which have nothing to gain from them; no time and no run id anywher
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedmill.schemas.errors import StorageError
+from embedmill.schemas.footer import FOOTER_KEY, Footer
 
-FOOTER_KEY = b"embedmill"
 ROW_GROUP = 16384
 
 
-def part_bytes(table: pa.Table, vectors: list[str], footer: dict[str, Any]) -> pa.Buffer:
+def part_bytes(table: pa.Table, vectors: list[str], footer: Footer) -> pa.Buffer:
     """The part with `footer` as canonical JSON in its key-value metadata; checked by reopening."""
-    text = json.dumps(footer, sort_keys=True, separators=(",", ":"))
     # In one chunk, because page borders follow chunks, and those differ between runners.
-    table = table.replace_schema_metadata({FOOTER_KEY: text.encode()}).combine_chunks()
+    table = table.replace_schema_metadata({FOOTER_KEY: footer.to_bytes()}).combine_chunks()
     leaves = {column.path: column.path.partition(".")[0] for column in _leaves(table.schema)}
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -43,15 +40,6 @@ def part_bytes(table: pa.Table, vectors: list[str], footer: dict[str, Any]) -> p
     data = sink.getvalue()
     _check(data, table, vectors)
     return data
-
-
-def read_footer(metadata: pq.FileMetaData) -> dict[str, Any]:
-    """What part_bytes put into the footer; {} if the file is not one of ours."""
-    try:
-        footer = json.loads((metadata.metadata or {}).get(FOOTER_KEY, b"{}"))
-    except ValueError:
-        return {}
-    return footer if isinstance(footer, dict) else {}
 
 
 def floats_in(column: pa.Array) -> Iterator[np.ndarray]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from embedmill.pipeline.batches import Reused
 from embedmill.pipeline.identity import canonical, digest
-from embedmill.pipeline.parts.write import read_footer
+from embedmill.pipeline.parts.footer import read_footer
 from embedmill.pipeline.plan.plan import Planned
 from embedmill.pipeline.reuse.sorted_index import as_halves, entries_of, find, write_index
 from embedmill.pipeline.snapshot.read import REUSE
@@ -128,9 +128,9 @@ def _taken(
         found = [table.column(name) for name in columns]
     except (pa.ArrowException, OSError, KeyError, IndexError):
         return None
-    if not right:
+    if not right or footer is None:
         return None
-    return pa.Table.from_arrays(found, schema.names).cast(schema), count_N, footer["provenance"]
+    return pa.Table.from_arrays(found, schema.names).cast(schema), count_N, footer.provenance
 
 
 def _windows(file: pq.ParquetFile, row_N: np.ndarray) -> np.ndarray:

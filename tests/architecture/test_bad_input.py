@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LINE = re.compile(r"^\| ([A-Z]\d+) \|.*\| (\w+)/(\w+): (\w+) \|$", re.MULTILINE)
+LINE = re.compile(r"^\| ([A-Z]\d+) \|.*\| ([\w/]+)/(\w+): (\w+) \|$", re.MULTILINE)
 LINES = LINE.findall((ROOT / "docs" / "bad-input.md").read_text("utf-8"))
 LAST = {"F": 34, "R": 26, "M": 15, "C": 18, "S": 21}
 NOT_OURS = {"S20"}
 # Modules that unpickle, and from where: a pipe to a child, or Ray's own messages.
-ROOMS = ("apart", "cluster", "feed", "worker")
+ROOMS = ("isolated", "on_ray", "ray_source", "worker")
 UNPICKLES = {f"pipeline/run/{room}.py" for room in ROOMS}
 # Where holes are known to be mended.
 MENDED = {"pyarrow": (14, 0, 1), "ray": (2, 55), "torch": (2, 6)}

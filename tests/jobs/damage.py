@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedmill.jobs.verify.output import verify
-from embedmill.pipeline.parts.write import part_bytes, read_footer
+from embedmill.pipeline.parts.footer import read_footer
+from embedmill.pipeline.parts.write import part_bytes
 from embedmill.pipeline.snapshot.read import Snapshot, required, table
 from embedmill.pipeline.store.ipc import ipc_bytes
 from embedmill.pipeline.store.output import Store

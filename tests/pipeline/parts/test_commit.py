@@ -15,7 +15,7 @@ from embedmill.pipeline import flow
 from embedmill.pipeline.batches import Encoded
 from embedmill.pipeline.load import load_encoder, load_tokenizer
 from embedmill.pipeline.parts.commit import adopt, commit_snapshot, commit_unit, overtaken
-from embedmill.pipeline.parts.write import read_footer
+from embedmill.pipeline.parts.footer import read_footer
 from embedmill.pipeline.plan.plan import Planned, freeze
 from embedmill.pipeline.snapshot.read import latest, read_snapshot, table
 from embedmill.pipeline.store.output import LocalStore
@@ -200,9 +200,9 @@ def test_wrong_content_under_a_parts_name_is_a_storage_error(job: Job, planned, 
 def test_a_footer_names_what_made_the_part_but_no_time_and_no_run(job: Job, planned, encoded):
     commit_unit(job.store, planned.plan, encoded)
     footer = read_footer(pq.read_metadata(part_of(job, planned)))
-    assert footer["fingerprint"] == planned.plan.fingerprint
-    assert footer["unit_key"] == planned.units[0].key
-    assert footer["model"]["digest"] == planned.plan.model["digest"]
+    assert footer.fingerprint == planned.plan.fingerprint
+    assert footer.unit_key == planned.units[0].key
+    assert footer.model["digest"] == planned.plan.model["digest"]
     assert not any(word in key for key in footer for word in ("time", "run", "date", "host"))
 
 

@@ -18,7 +18,7 @@ from embedmill.jobs.run import run
 from embedmill.jobs.search.exact import search
 from embedmill.jobs.verify.output import verify
 from embedmill.pipeline.index.values import signs_of, vectors_of
-from embedmill.pipeline.parts.write import read_footer
+from embedmill.pipeline.parts.footer import read_footer
 from embedmill.pipeline.run import freeze_ranges as room
 from embedmill.pipeline.snapshot.read import latest, read_plan
 from embedmill.pipeline.store.output import Store, open_store
@@ -116,7 +116,7 @@ def test_the_range_is_the_samples_and_the_codes_are_exact(job: Job) -> None:
     assert name.startswith(f"_embed/ranges/{manifest.fingerprint[:12]}-")
     for path in store.list("data"):
         footer = read_footer(pq.read_metadata(store.root / path))
-        assert footer["ranges"] == ranges
+        assert footer.ranges == ranges
     assert verify(str(store.root), sample=40)["problems"] == []
 
 
