@@ -13,7 +13,7 @@ from embedmill.jobs.process.progress import Progress
 from embedmill.pipeline.load import load_tokenizer
 from embedmill.pipeline.parts.commit import adopt_all, commit_snapshot, overtaken
 from embedmill.pipeline.plan.plan import Planned, freeze, make_plan
-from embedmill.pipeline.reuse.rows import freeze_index
+from embedmill.pipeline.reuse.reuse import freeze_index
 from embedmill.pipeline.run.freeze_ranges import freeze_ranges
 from embedmill.pipeline.run.log import RunLog
 from embedmill.pipeline.run.receipt import Tally

@@ -22,7 +22,7 @@ from embedmill.pipeline.parts.commit import commit_unit
 from embedmill.pipeline.parts.table import made_with, part_table, rejects_table
 from embedmill.pipeline.read.distinct import distinct, inputs_of, reject_long, rows_of
 from embedmill.pipeline.read.unit import read_unit
-from embedmill.pipeline.reuse.rows import reuse, together
+from embedmill.pipeline.reuse.reuse import reuse, together
 from embedmill.pipeline.store.output import open_store
 from embedmill.pipeline.tokens.tokenizer import Tokenizer
 from embedmill.pipeline.vectors.unit import measured, unit_vectors

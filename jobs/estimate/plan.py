@@ -17,7 +17,7 @@ from embedmill.pipeline.batches import Prepared
 from embedmill.pipeline.flow import prepare
 from embedmill.pipeline.load import load_tokenizer
 from embedmill.pipeline.plan.plan import Planned, make_plan
-from embedmill.pipeline.reuse.rows import can_reuse, has_windows
+from embedmill.pipeline.reuse.reuse import can_reuse, has_windows
 from embedmill.pipeline.reuse.sorted_index import as_halves, known
 from embedmill.pipeline.store.output import Store, open_store
 from embedmill.schemas.plan import Slice, Unit

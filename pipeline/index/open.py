@@ -19,10 +19,10 @@ from embedmill.schemas.sinks import Index
 
 # sink -> its module and class; Qdrant has two, for a server and for the engine in this process
 SINKS = {
-    "lance": ("lance.sink", "LanceSink"),
-    "faiss": ("faiss.sink", "FaissSink"),
-    "pgvector": ("pgvector.sink", "PgvectorSink"),
-    "qdrant": ("qdrant.server", "QdrantSink"),
+    "lance": ("lance.lance", "LanceSink"),
+    "faiss": ("faiss.faiss", "FaissSink"),
+    "pgvector": ("pgvector.pgvector", "PgvectorSink"),
+    "qdrant": ("qdrant.qdrant", "QdrantSink"),
     "qdrant edge": ("qdrant.edge", "EdgeSink"),
 }
 KINDS = ("float", "int8", "binary")  # of columns that have one vector a row
@@ -51,7 +51,7 @@ def open_sink(entry: Index, shape: Shape, plan: Plan) -> Sink:
     edge = entry.sink == "qdrant" and entry.path is not None
     name, kind = SINKS["qdrant edge" if edge else entry.sink]
     try:
-        room = importlib.import_module(f"embedmill.pipeline.index.sinks.{name}")
+        room = importlib.import_module(f"embedmill.pipeline.index.{name}")
     except ModuleNotFoundError as error:
         what = f"index: {entry.sink} needs {error.name}; run pip install 'embedmill[{entry.sink}]'"
         raise SpecError("EXTRA_MISSING", "", what) from None

@@ -121,9 +121,9 @@ def _rejects() -> str:
 def cli_page() -> str:
     """Every command with its arguments and options."""
     head = (
-        f"# The commands\n\n{NOTE}\n\n`embedmill` is `python -m embedmill`. Data goes to stdout, words "
-        "to stderr; progress is a bar on a terminal and a line now and then elsewhere. Knobs are "
-        "fields of the spec ([spec.md](spec.md)), not options. Exit codes: "
+        f"# The commands\n\n{NOTE}\n\n`embedmill` is `python -m embedmill`. Data goes to "
+        "stdout, words to stderr; progress is a bar on a terminal and a line now and then "
+        "elsewhere. Knobs are fields of the spec ([spec.md](spec.md)), not options. Exit codes: "
         "[errors.md](errors.md).\n"
     )
     pages = (_command(name, command) for name, command in sorted(cli.commands.items()))

@@ -32,10 +32,10 @@ import pyarrow.parquet as pq
 
 from embedmill.jobs.dataset import dataset
 from embedmill.jobs.index import fill, index
+from embedmill.pipeline.index.faiss.rows import sync
 from embedmill.pipeline.index.open import open_sink, shape_of
 from embedmill.pipeline.index.records import keys_of, records
 from embedmill.pipeline.index.sink import Loaded
-from embedmill.pipeline.index.sinks.faiss.rows import sync
 from embedmill.pipeline.snapshot.read import read_plan, required, table
 from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.sinks import Index
@@ -166,7 +166,7 @@ def pgvector_floor(output: Output) -> float:
     """Seconds for the server alone: the very bytes of a load, encoded before the clock starts."""
     import asyncpg
 
-    from embedmill.pipeline.index.sinks.pgvector.binary_copy import (
+    from embedmill.pipeline.index.pgvector.binary_copy import (
         HEADER,
         TRAILER,
         columns_of,

@@ -15,7 +15,7 @@ import pytest
 from embedmill.jobs.run import run
 from embedmill.pipeline.parts.commit import adopt, commit_snapshot
 from embedmill.pipeline.plan.plan import freeze, make_plan
-from embedmill.pipeline.reuse.rows import freeze_index
+from embedmill.pipeline.reuse.reuse import freeze_index
 from embedmill.pipeline.run.inline import run_inline
 from embedmill.pipeline.store.output import Store, open_store
 from embedmill.schemas.errors import InputError

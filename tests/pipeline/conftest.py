@@ -14,7 +14,7 @@ from embedmill.pipeline.batches import TextBatch
 from embedmill.pipeline.parts.commit import adopt, commit_snapshot
 from embedmill.pipeline.plan.plan import Planned, freeze, make_plan
 from embedmill.pipeline.read.unit import read_unit
-from embedmill.pipeline.reuse.rows import freeze_index
+from embedmill.pipeline.reuse.reuse import freeze_index
 from embedmill.pipeline.run.inline import run_inline
 from embedmill.pipeline.snapshot.gc import collect
 from embedmill.pipeline.store.output import Store, open_store

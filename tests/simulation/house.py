@@ -30,7 +30,7 @@ import embedmill.pipeline.parts.write
 import embedmill.pipeline.plan.plan
 import embedmill.pipeline.plan.shards
 import embedmill.pipeline.read.slices
-import embedmill.pipeline.reuse.rows
+import embedmill.pipeline.reuse.reuse
 import embedmill.pipeline.reuse.sorted_index
 import embedmill.pipeline.run.log
 import embedmill.pipeline.run.summary
@@ -252,7 +252,7 @@ def furnished() -> Iterator[None]:
         },
         attempts: {"open_store": open_store},
         embedmill.pipeline.reuse.sorted_index: {"pq": SimpleNamespace(ParquetFile=OneThread)},
-        embedmill.pipeline.reuse.rows: {"pq": SimpleNamespace(ParquetFile=OneThread)},
+        embedmill.pipeline.reuse.reuse: {"pq": SimpleNamespace(ParquetFile=OneThread)},
         embedmill.pipeline.run.summary: {"_version": lambda: "simulated"},
         embedmill.pipeline.run.log: {
             "datetime": SimpleNamespace(datetime=Clock, UTC=clock.UTC),

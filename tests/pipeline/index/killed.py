@@ -45,8 +45,8 @@ def main(after: int, spec: str) -> None:
     if sink.sink == "faiss":  # takes batches as they come
         room.ahead = lambda items: die(items)
     else:
-        name = "qdrant.edge" if sink.sink == "qdrant" and sink.path else f"{sink.sink}.sink"
-        module = importlib.import_module(f"embedmill.pipeline.index.sinks.{name}")
+        name = "qdrant.edge" if sink.sink == "qdrant" and sink.path else f"{sink.sink}.{sink.sink}"
+        module = importlib.import_module(f"embedmill.pipeline.index.{name}")
         module.FLUSHED = 1
         if name == "lance":
             module.FRAGMENT_ROWS, portions = ROWS, records.portions

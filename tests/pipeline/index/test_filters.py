@@ -126,7 +126,7 @@ def test_every_sink_finds_what_the_parts_have(follower: Follower, stages: dict[s
 )
 def test_what_qdrant_would_compare_rounded_is_refused(words: str, said: str | None) -> None:
     """It holds whole numbers as doubles where they are compared, and times in microseconds."""
-    from embedmill.pipeline.index.sinks.qdrant.points import tests
+    from embedmill.pipeline.index.qdrant.points import tests
 
     kinds = {"big": pa.uint64(), "ns": pa.timestamp("ns"), "us": pa.timestamp("us")}
     wanted = conditions([words], [pa.field(name, kind) for name, kind in kinds.items()])

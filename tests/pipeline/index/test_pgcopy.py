@@ -14,15 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embedmill.pipeline.index.sink import KEY, Shape
-from embedmill.pipeline.index.sinks.pgvector.binary_copy import (
+from embedmill.pipeline.index.pgvector.binary_copy import (
     HEADER,
     TRAILER,
     columns_of,
     copy_rows,
     storable,
 )
-from embedmill.pipeline.index.sinks.pgvector.statements import create, vector_of
+from embedmill.pipeline.index.pgvector.statements import create, vector_of
+from embedmill.pipeline.index.sink import KEY, Shape
 from embedmill.pipeline.index.values import plain
 from embedmill.schemas.plan import VectorColumn
 

@@ -16,7 +16,7 @@ import pytest
 from embedmill.jobs.search.exact import search
 from embedmill.jobs.watch.index_report import index_text
 from embedmill.pipeline.index.open import shape_of
-from embedmill.pipeline.index.sinks.pgvector.statements import refuse
+from embedmill.pipeline.index.pgvector.statements import refuse
 from embedmill.pipeline.snapshot.read import read_plan, required
 from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import SpecError, StorageError
@@ -55,7 +55,7 @@ def shape(stages: Stages, entry: dict, **names: str) -> Any:
 
 @pytest.mark.parametrize("name", ["a.b", "a`b", "", "_rowid"])
 def test_lance_says_which_column_names_it_cannot_have(stages: Stages, name: str) -> None:
-    from embedmill.pipeline.index.sinks.lance.sink import LanceSink
+    from embedmill.pipeline.index.lance.lance import LanceSink
 
     with pytest.raises(SpecError, match="lance has no column of the name"):
         LanceSink("x", shape(stages, {"sink": "lance", "path": "x"}, year=name))
@@ -75,7 +75,7 @@ def test_a_table_name_is_not_cut_in_silence(make: Callable) -> None:
 
 
 def test_faiss_keeps_its_own_column(stages: Stages) -> None:
-    from embedmill.pipeline.index.sinks.faiss.sink import FaissSink
+    from embedmill.pipeline.index.faiss.faiss import FaissSink
 
     with pytest.raises(SpecError, match="'faiss_id' is a column of the sink"):
         FaissSink("x", shape(stages, {"sink": "faiss", "path": "x"}, year="faiss_id"), None)
@@ -92,8 +92,8 @@ def test_a_missing_library_names_its_extra(
     make: Callable, monkeypatch: pytest.MonkeyPatch, name: str, library: str
 ) -> None:
     follower = make(name)
-    module = {"qdrant": "qdrant.edge"}.get(name, f"{name}.sink")
-    monkeypatch.delitem(sys.modules, f"embedmill.pipeline.index.sinks.{module}", raising=False)
+    module = {"qdrant": "qdrant.edge"}.get(name, f"{name}.{name}")
+    monkeypatch.delitem(sys.modules, f"embedmill.pipeline.index.{module}", raising=False)
     monkeypatch.delitem(sys.modules, library, raising=False)
     real = builtins.__import__
 
@@ -161,7 +161,7 @@ def test_what_the_engine_of_qdrant_cannot_write_is_one_line(
     make: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk, which it raises as a bare Exception."""
-    from embedmill.pipeline.index.sinks.qdrant import edge
+    from embedmill.pipeline.index.qdrant import edge
 
     class Full:
         @staticmethod

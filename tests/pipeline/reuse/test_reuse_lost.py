@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedmill.pipeline.plan.plan import make_plan
-from embedmill.pipeline.reuse.rows import freeze_index, reuse
+from embedmill.pipeline.reuse.reuse import freeze_index, reuse
 from tests.pipeline.conftest import Job
 from tests.pipeline.refreshes import ROWS, SHARDS, fill, numbers, refresh, vectors, write
 

@@ -24,9 +24,9 @@ from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from embedmill.pipeline.identity import digest
 from embedmill.pipeline.index.filters import Condition
+from embedmill.pipeline.index.qdrant import points as points
 from embedmill.pipeline.index.records import ahead, gather
 from embedmill.pipeline.index.sink import Fetched, Hit, Loaded, Shape
-from embedmill.pipeline.index.sinks.qdrant import points as points
 from embedmill.pipeline.index.values import bits_of
 from embedmill.schemas.errors import ConflictError, StorageError
 

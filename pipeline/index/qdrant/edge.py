@@ -19,9 +19,9 @@ import qdrant_edge as qdrant
 
 from embedmill.pipeline.identity import digest
 from embedmill.pipeline.index.filters import Condition
+from embedmill.pipeline.index.qdrant import points as points
 from embedmill.pipeline.index.records import gather
 from embedmill.pipeline.index.sink import Fetched, Hit, Loaded, Shape
-from embedmill.pipeline.index.sinks.qdrant import points as points
 from embedmill.pipeline.index.values import bits_of
 from embedmill.pipeline.index.versions import Versions
 from embedmill.schemas.errors import SpecError, StorageError

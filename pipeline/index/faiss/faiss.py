@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedmill.pipeline.index.faiss.rows import ID, ROWS, Rows, damaged, sync
 from embedmill.pipeline.index.filters import Condition, expression
 from embedmill.pipeline.index.sink import KEY, Fetched, Hit, Loaded, Shape
-from embedmill.pipeline.index.sinks.faiss.rows import ID, ROWS, Rows, damaged, sync
 from embedmill.pipeline.index.values import bits_of, floats_of, plain
 from embedmill.pipeline.index.versions import Versions
 from embedmill.schemas.errors import SpecError, StorageError

@@ -24,16 +24,16 @@ import pyarrow as pa
 
 from embedmill.pipeline.identity import digest
 from embedmill.pipeline.index.filters import Condition
-from embedmill.pipeline.index.records import ahead, gather
-from embedmill.pipeline.index.sink import KEY, Fetched, Hit, Loaded, Shape
-from embedmill.pipeline.index.sinks.pgvector import statements as words
-from embedmill.pipeline.index.sinks.pgvector.binary_copy import (
+from embedmill.pipeline.index.pgvector import statements as words
+from embedmill.pipeline.index.pgvector.binary_copy import (
     HEADER,
     TRAILER,
     columns_of,
     copy_rows,
     storable,
 )
+from embedmill.pipeline.index.records import ahead, gather
+from embedmill.pipeline.index.sink import KEY, Fetched, Hit, Loaded, Shape
 from embedmill.pipeline.index.values import plain
 from embedmill.schemas.errors import ConflictError, StorageError, TryAgain
 

@@ -26,10 +26,10 @@ from lance.fragment import write_fragments
 from embedmill.pipeline.identity import digest
 from embedmill.pipeline.index.filters import Condition, expression
 from embedmill.pipeline.index.keys import keys_in
+from embedmill.pipeline.index.lance import storage as words
+from embedmill.pipeline.index.lance.receipts import Receipts
 from embedmill.pipeline.index.records import portions
 from embedmill.pipeline.index.sink import KEY, Fetched, Hit, Loaded, Shape
-from embedmill.pipeline.index.sinks.lance import storage as words
-from embedmill.pipeline.index.sinks.lance.receipts import Receipts
 from embedmill.pipeline.index.values import bits_of, plain
 from embedmill.schemas.errors import ConflictError, SpecError, StorageError
 

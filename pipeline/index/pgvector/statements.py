@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from embedmill.pipeline.index.filters import Condition
+from embedmill.pipeline.index.pgvector.binary_copy import Column
 from embedmill.pipeline.index.sink import KEY, Shape
-from embedmill.pipeline.index.sinks.pgvector.binary_copy import Column
 from embedmill.schemas.errors import SpecError, StorageError
 
 SINKS = "embedmill_sinks"

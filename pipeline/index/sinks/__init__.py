@@ -1,1 +1,0 @@
-"""Sinks: one folder for each vector index."""
