@@ -103,6 +103,5 @@ def encode(plan: Plan, loaded: Loaded | None, prepared: Prepared) -> Encoded:
 def commit(plan: Plan, encoded: Encoded) -> PartRecord:
     """Writes the unit's part and makes it visible; leaves its rows' keys if a sink follows."""
     store = open_store(plan.output)
-    if not plan.keyed:
-        return commit_unit(store, plan, encoded)
-    return commit_unit(store, plan, encoded, made=partial(leave_with, store, plan))
+    made = (partial(leave_with, store, plan),) if plan.keyed else ()
+    return commit_unit(store, plan, encoded, *made)
