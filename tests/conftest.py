@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 
-# Before any import that reads them: no network, no phoning home, no fork warnings.
+from tests.private import make_private
+
+# Before any import that reads them: a home and a temporary folder of the suite's own, no network,
+# no phoning home, no fork warnings.
+if PRIVATE := make_private():
+    atexit.register(PRIVATE.remove)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -49,6 +55,14 @@ PIECES = [
 ]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz0123456789.,!?-", "你", "好", "é"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In the process that made the folder: what is left at the end."""
+    if PRIVATE:
+        from tests.left import Left
+
+        config.pluginmanager.register(Left(PRIVATE))
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,7 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
     """Two CPUs, a token, everything on loopback."""
-    base = Path(tempfile.mkdtemp(prefix="em-", dir="/tmp"))  # Ray's sockets need a short path
+    base = Path(tempfile.mkdtemp(prefix="em-"))  # Ray's sockets need a short path
     (base / "home" / ".ray").mkdir(parents=True)
     (base / "home" / ".ray" / "auth_token").write_text(secrets.token_hex(32))
     gcs, dashboard, metrics, agent, client = (free_port() for _ in range(5))

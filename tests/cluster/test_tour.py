@@ -75,7 +75,7 @@ def ended(process: subprocess.Popen, seconds: float = 280) -> tuple[int, str, st
 @pytest.fixture
 def terminal(job: Callable[..., tuple[Path, Path]]) -> Iterator[Terminal]:
     """A new user, in a folder with my.yaml, whose output is to be `vectors`."""
-    base = Path(tempfile.mkdtemp(prefix="em-", dir="/tmp"))  # Ray's sockets need a short path
+    base = Path(tempfile.mkdtemp(prefix="em-"))  # Ray's sockets need a short path
     spec, output = job(10 * UNITS)
     text = spec.read_text().replace(str(output), "vectors")
     (base / "my.yaml").write_text(text)
