@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -92,7 +93,7 @@ def terminal(job: Callable[..., tuple[Path, Path]]) -> Iterator[Terminal]:
     more = (
         f"--port={gcs} --dashboard-port={dashboard} --metrics-export-port={metrics} "
         f"--dashboard-agent-listen-port={agent} --ray-client-server-port={client} --num-cpus=2 "
-        f"--temp-dir={base / 'ray'} --object-store-memory=300000000"
+        f"--temp-dir={shlex.quote(str(base / 'ray'))} --object-store-memory=300000000"
     )
     try:
         yield Terminal(base, environment, {":8265": f":{dashboard}"}, more)
