@@ -154,7 +154,7 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         except FileNotFoundError:
             pytest.skip("there is no mount command")
         if done.returncode:
-            pytest.skip(f"mounting is not permitted: {done.stderr.strip()}")
+            pytest.skip(f"mounting is not permitted: {done.stderr.strip().splitlines()[0]}")
         folders.append(folder)
         return folder
 

@@ -52,15 +52,19 @@ def test_a_run_goes_on_when_nobody_listens(bench: Bench, end: str) -> None:
     assert done(bench)
 
 
-def test_data_that_does_not_fit_is_an_error_and_a_reader_who_leaves_is_none(bench: Bench) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "at once"])
+def test_data_that_does_not_fit_is_an_error_and_a_reader_who_leaves_is_none(
+    bench: Bench, unbuffered: str
+) -> None:
     assert bench.run()[0] == 0
-    out = quoted(bench.folder / "out")
-    full = shell(f"embedmill status {out} > /dev/full")
-    assert (full.returncode, full.stderr.count("\n")) == (7, 1)
-    assert "no space left" in full.stderr
-    gone = shell(f"set -o pipefail; embedmill status {out} | true")
+    out, how = quoted(bench.folder / "out"), {"PYTHONUNBUFFERED": unbuffered}
+    for json in ("", " --json"):
+        full = shell(f"embedmill status {out}{json} > /dev/full", **how)
+        assert (full.returncode, full.stderr.count("\n")) == (7, 1), full.stderr
+        assert "no space left" in full.stderr
+    gone = shell(f"set -o pipefail; embedmill status {out} | true", **how)
     assert (gone.returncode, gone.stderr) == (0, "")
-    closed = shell(f"embedmill status {out} >&-")
+    closed = shell(f"embedmill status {out} >&-", **how)
     assert (closed.returncode, closed.stderr) == (0, "")
 
 
