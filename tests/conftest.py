@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 
-# Before any import that reads them: no network, no phoning home, no fork warnings.
+from tests.private import make_private
+
+# Before any import that reads them: a home and a temporary folder of the suite's own, no network,
+# no phoning home, no fork warnings.
+if PRIVATE := make_private():
+    atexit.register(PRIVATE.remove)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -55,10 +61,14 @@ LETTERS = [*"abcdefghijklmnopqrstuvwxyz0123456789.,!?-", "你", "好", "é"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The order of tests, and the seconds of folders."""
+    """The order of tests; in the process that made the private folder, what is left at the end."""
     config.pluginmanager.register(Order())
     if not hasattr(config, "workerinput"):  # not in a process of pytest-xdist
         config.pluginmanager.register(Timing())
+    if PRIVATE:
+        from tests.left import Left
+
+        config.pluginmanager.register(Left(PRIVATE))
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +160,7 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         except FileNotFoundError:
             pytest.skip("there is no mount command")
         if done.returncode:
-            pytest.skip(f"mounting is not permitted: {done.stderr.strip()}")
+            pytest.skip(f"mounting is not permitted: {done.stderr.strip().splitlines()[0]}")
         folders.append(folder)
         return folder
 

@@ -36,10 +36,20 @@ class Listened:
         try:
             return act()
         except self._lost:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            self._leave()
             return act()
+
+    def settle(self) -> None:
+        """Drops what the stream does not take: at the exit it would fail once more, with 120."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._leave()
+
+    def _leave(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
 
 @contextlib.contextmanager
@@ -47,11 +57,12 @@ def listened() -> Iterator[None]:
     """While entered, stdout and stderr may be closed, or their readers go, without an error."""
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w") as nowhere:
-        sys.stdout = Listened(sys.stdout or nowhere, BrokenPipeError)
+        sys.stdout = out = Listened(sys.stdout or nowhere, BrokenPipeError)
         sys.stderr = Listened(sys.stderr or nowhere, OSError)  # words: a full disk may have them
         try:
             yield
         finally:
+            out.settle()
             sys.stdout, sys.stderr = before
 
 
@@ -66,7 +77,8 @@ def fail(error: EmbedmillError, as_json: bool) -> None:
     facts = {"error": str(error), "code": error.code, "exit_code": error.exit_code}
     print(line, file=sys.stderr, flush=True)
     if as_json:
-        print(json.dumps(facts), flush=True)
+        with contextlib.suppress(OSError):  # a full disk has taken the line above
+            print(json.dumps(facts), flush=True)
     sys.exit(error.exit_code)
 
 

@@ -154,6 +154,36 @@ def test_no_file_has_the_name_of_a_standard_module(path):
     assert path.stem.startswith("__") or path.stem not in taken
 
 
+# --- a path may have a space ---
+
+
+def split_lines(code: str) -> list[int]:
+    """Lines where `.split()` takes a text apart into which something was formatted."""
+    nodes = list(ast.walk(ast.parse(code)))
+    assigned = [node for node in nodes if isinstance(node, ast.Assign)]
+    names = {
+        target.id for node in assigned if isinstance(node.value, ast.JoinedStr)
+        for target in node.targets if isinstance(target, ast.Name)
+    }  # fmt: skip
+    calls = [n for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
+    split = [call for call in calls if call.func.attr == "split" and not call.args]
+    return [
+        call.lineno for call in split
+        if isinstance(call.func.value, ast.JoinedStr)
+        or isinstance(call.func.value, ast.Name) and call.func.value.id in names
+    ]  # fmt: skip
+
+
+def test_split_lines_are_seen():
+    assert split_lines("line = f'run {path}'\nrun(line.split())\nrun(f'{a} b'.split())") == [2, 3]
+    assert split_lines("line = 'run it'\nrun([*line.split(), path])") == []
+
+
+@pytest.mark.parametrize("path", sources("tests"), ids=name)
+def test_no_command_is_made_by_splitting_a_line_with_a_path_in_it(path):
+    assert not split_lines(path.read_text(encoding="utf-8"))
+
+
 # --- docs cannot drift ---
 
 

@@ -68,7 +68,7 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
     """Two CPUs, a token, everything on loopback."""
-    base = Path(tempfile.mkdtemp(prefix="em-", dir="/tmp"))  # Ray's sockets need a short path
+    base = Path(tempfile.mkdtemp(prefix="em-"))  # Ray's sockets need a short path
     (base / "home" / ".ray").mkdir(parents=True)
     (base / "home" / ".ray" / "auth_token").write_text(secrets.token_hex(32))
     gcs, dashboard, metrics, agent, client = (free_port() for _ in range(5))
@@ -81,16 +81,16 @@ def head() -> Iterator[Head]:
         "RAY_worker_niceness": "0",
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    command = (
-        f"ray start --head --port={gcs} --dashboard-port={dashboard} --dashboard-host=127.0.0.1 "
-        f"--node-ip-address=127.0.0.1 --num-cpus=2 --metrics-export-port={metrics} "
-        f"--dashboard-agent-listen-port={agent} --ray-client-server-port={client} "
-        f"--temp-dir={base / 'ray'} --object-store-memory=300000000 --disable-usage-stats"
-    )
+    settings = {
+        "port": gcs, "dashboard-port": dashboard, "dashboard-host": "127.0.0.1",
+        "node-ip-address": "127.0.0.1", "num-cpus": 2, "metrics-export-port": metrics,
+        "dashboard-agent-listen-port": agent, "ray-client-server-port": client,
+        "temp-dir": base / "ray", "object-store-memory": 300_000_000,
+    }  # fmt: skip
+    command = ["ray", "start", "--head", "--disable-usage-stats"]
+    command += [f"--{name}={value}" for name, value in settings.items()]
     try:
-        done = subprocess.run(
-            command.split(), env=environment, capture_output=True, text=True, timeout=280
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
         assert 0 == done.returncode, done.stdout + done.stderr
         yield Head(
             f"http://127.0.0.1:{dashboard}",

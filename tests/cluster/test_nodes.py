@@ -83,7 +83,7 @@ def in_s3(bucket: Callable[[str], Place]) -> str:
 def nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
     if "in_s3" in request.fixturenames:
         request.getfixturevalue("in_s3")  # its credentials are the nodes'
-    base = Path(tempfile.mkdtemp(prefix="em-", dir="/tmp"))
+    base = Path(tempfile.mkdtemp(prefix="em-"))
     (base / ".ray").mkdir()
     (base / ".ray" / "auth_token").write_text(secrets.token_hex(32))
     environment = {

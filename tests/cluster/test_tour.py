@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -75,7 +76,7 @@ def ended(process: subprocess.Popen, seconds: float = 280) -> tuple[int, str, st
 @pytest.fixture
 def terminal(job: Callable[..., tuple[Path, Path]]) -> Iterator[Terminal]:
     """A new user, in a folder with my.yaml, whose output is to be `vectors`."""
-    base = Path(tempfile.mkdtemp(prefix="em-", dir="/tmp"))  # Ray's sockets need a short path
+    base = Path(tempfile.mkdtemp(prefix="em-"))  # Ray's sockets need a short path
     spec, output = job(10 * UNITS)
     text = spec.read_text().replace(str(output), "vectors")
     (base / "my.yaml").write_text(text)
@@ -92,7 +93,7 @@ def terminal(job: Callable[..., tuple[Path, Path]]) -> Iterator[Terminal]:
     more = (
         f"--port={gcs} --dashboard-port={dashboard} --metrics-export-port={metrics} "
         f"--dashboard-agent-listen-port={agent} --ray-client-server-port={client} --num-cpus=2 "
-        f"--temp-dir={base / 'ray'} --object-store-memory=300000000"
+        f"--temp-dir={shlex.quote(str(base / 'ray'))} --object-store-memory=300000000"
     )
     try:
         yield Terminal(base, environment, {":8265": f":{dashboard}"}, more)

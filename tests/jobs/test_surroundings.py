@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,15 +18,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def bench(tmp_path: Path, tiny_bert: Path, write_texts, capfd, monkeypatch) -> Bench:
-    write_texts(tmp_path / "in" / "a.parquet", text=["apple", "bee"])
-    return Bench(tmp_path, tiny_bert, capfd, monkeypatch)
+    folder = tmp_path / "my wörk"
+    write_texts(folder / "in" / "a.parquet", text=["apple", "bee"])
+    return Bench(folder, tiny_bert, capfd, monkeypatch)
 
 
 def shell(line: str, **more: str) -> subprocess.CompletedProcess:
     """A line of the shell in which `embedmill` is the command line."""
-    line = f'embedmill() {{ {sys.executable} -m jobs "$@"; }}; {line}'
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    line = f'embedmill() {{ "$PYTHON" -m embedmill "$@"; }}; {line}'
+    environ = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), **more}
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environ)
+
+
+def quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def done(bench: Bench) -> bool:
@@ -41,20 +47,24 @@ def done(bench: Bench) -> bool:
     ],
 )
 def test_a_run_goes_on_when_nobody_listens(bench: Bench, end: str) -> None:
-    made = shell(f"set -o pipefail; embedmill run {bench.spec()} {end}")
+    made = shell(f"set -o pipefail; embedmill run {quoted(bench.spec())} {end}")
     assert made.returncode == 0, made.stderr
     assert done(bench)
 
 
-def test_data_that_does_not_fit_is_an_error_and_a_reader_who_leaves_is_none(bench: Bench) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "at once"])
+def test_data_that_does_not_fit_is_an_error_and_a_reader_who_leaves_is_none(
+    bench: Bench, unbuffered: str
+) -> None:
     assert bench.run()[0] == 0
-    out = bench.folder / "out"
-    full = shell(f"embedmill status {out} > /dev/full")
-    assert (full.returncode, full.stderr.count("\n")) == (7, 1)
-    assert "no space left" in full.stderr
-    gone = shell(f"set -o pipefail; embedmill status {out} | true")
+    out, how = quoted(bench.folder / "out"), {"PYTHONUNBUFFERED": unbuffered}
+    for json in ("", " --json"):
+        full = shell(f"embedmill status {out}{json} > /dev/full", **how)
+        assert (full.returncode, full.stderr.count("\n")) == (7, 1), full.stderr
+        assert "no space left" in full.stderr
+    gone = shell(f"set -o pipefail; embedmill status {out} | true", **how)
     assert (gone.returncode, gone.stderr) == (0, "")
-    closed = shell(f"embedmill status {out} >&-")
+    closed = shell(f"embedmill status {out} >&-", **how)
     assert (closed.returncode, closed.stderr) == (0, "")
 
 
@@ -64,7 +74,7 @@ def test_no_home_and_no_room_for_temporary_files(
     """File systems that are read-only, and one that is full from the start."""
     full = str(mount("size=4k,nr_inodes=1"))
     environ = {"HOME": str(mount("ro")), "TMPDIR": full, "XDG_CACHE_HOME": str(mount("ro"))}
-    made = shell(f"embedmill run {bench.spec()}", **environ)
+    made = shell(f"embedmill run {quoted(bench.spec())}", **environ)
     assert made.returncode == 0, made.stderr
     assert done(bench)
 

@@ -20,6 +20,7 @@ FLAGS = """
     --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
     --disable-background-networking --disable-component-update --disable-sync
     --enable-logging=stderr --window-size=1120,1400 --virtual-time-budget=2000
+    --disable-dev-shm-usage
 """.split()
 FLAGS.append("--host-resolver-rules=MAP * ~NOTFOUND")  # nothing leaves this machine
 DARK, LIGHT = 0, 1  # as the browser numbers what a reader prefers

