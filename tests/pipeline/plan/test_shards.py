@@ -188,7 +188,8 @@ def bound(path: Path, on_bad_file: str = "fail") -> list[str]:
     """What a process that permissions bind lists: how many shards, and what it leaves out."""
     python = [*BOUND, sys.executable, "-c"]
     if BOUND:  # it may not be allowed to give them up, or need them to reach another user's clone
-        begun = subprocess.run([*python, "import embedmill.pipeline"], capture_output=True, text=True)
+        begin = [*python, "import embedmill.pipeline"]
+        begun = subprocess.run(begin, capture_output=True, text=True)
         if begun.returncode:
             pytest.skip(f"root without its rights cannot run Python here: {begun.stderr[-200:]}")
     line = [*python, LIST, str(path), on_bad_file]
