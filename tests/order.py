@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-SHARED = ("pipeline/index", "pipeline/store")  # folders with servers of their own
+SHARED = ("cluster", "pipeline/index", "pipeline/store")  # folders with servers of their own
 # From the longest on, by measured seconds (docs/benchmarks/); all others come after these.
 LONG = (
-    "cluster/test_submit.py",
-    "pipeline/index",
     "cluster",
+    "pipeline/index",
     "faults/test_kills.py",
     "faults/test_crash_points.py",
     "pipeline/store",

@@ -16,6 +16,8 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
+from tests.patience import LONG
+
 STORE = 200_000_000
 NOTICE = 10  # seconds from the warning to the end
 
@@ -25,7 +27,7 @@ def main() -> None:
     first, *others = ({"num_cpus": int(n), "object_store_memory": STORE} for n in sys.argv[1:])
     cluster = Cluster(initialize_head=True, head_node_args=first)
     workers = [cluster.add_node(**node) for node in others]
-    cluster.wait_for_nodes(timeout=200)
+    cluster.wait_for_nodes(timeout=LONG)
     print(cluster.address, flush=True)
     for order in sys.stdin:
         drivers = nodes_of_drivers(cluster.address)

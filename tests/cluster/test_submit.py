@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.points import wait_for
 from tests.faults.processes import parts
+from tests.patience import LONG
 
 from .conftest import CANARY, Head
 
@@ -68,7 +69,7 @@ def test_ctrl_c_before_there_is_an_encoder(head: Head, job: Make) -> None:
     first = head.start("submit", str(spec), "--address", head.url)
     assert "is submitted" in first.stderr.readline()
     first.send_signal(signal.SIGINT)
-    out, err = first.communicate(timeout=200)
+    out, err = first.communicate(timeout=LONG)
     assert (130, "") == (first.returncode, out), err
     assert "Traceback" not in err
     assert [] == list(output.glob("_embed/manifest/*.json"))
@@ -81,17 +82,18 @@ def test_ctrl_c_before_there_is_an_encoder(head: Head, job: Make) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_no_wait_and_stop(head: Head, job: Make) -> None:
-    spec, output = job(4000)
-    code, out, err = head.run("submit", str(spec), "--address", head.url, "--no-wait")
-    assert 0 == code, err
-    run_id = out.strip()
-    while len(parts(output)) < 3:
-        time.sleep(0.1)
-    assert run_id in head.run("status", str(output))[1]
-    code, out, err = head.run("stop", run_id, "--address", head.url)
+    spec, output = job(120, encoders=1)
+    with head.held():
+        code, out, err = head.run("submit", str(spec), "--address", head.url, "--no-wait")
+        assert 0 == code, err
+        run_id = out.strip()
+        wait_for(head.point, stopped=True)
+        assert run_id in head.run("status", str(output))[1]
+        stop = head.start("stop", run_id, "--address", head.url)
+        code, out, err = head.ended(stop, output)
 
     assert (0, True) == (code, "is stopped" in out), err
-    assert len(parts(output)) < 400
+    assert 2 <= len(parts(output)) < 12
     last = sorted((output / "_embed" / "log" / run_id).glob("*.jsonl"))[-1]
     assert '"exit_code": 143' in last.read_text()
     code, _, err = head.run("stop", "no-such-run", "--address", head.url)
@@ -141,7 +143,7 @@ def stranger(tmp_path: Path) -> dict[str, str]:
 
 def refused(spec: Path, url: str, home: dict[str, str]) -> str:
     """The one line that submit ends with, exit code 75."""
-    lonely = Head(url, "", "", spec.parent / "x", {"PATH": "/usr/bin"})
+    lonely = Head(url, "", "", spec.parent / "x", {"PATH": "/usr/bin"}, spec.parent)
     code, out, err = lonely.run("submit", str(spec), "--address", url, **home)
     assert (75, "", 1) == (code, out, err.count("\n")), err
     return err

@@ -1,134 +1,88 @@
 """docs/cluster.md as a new user goes through it: the commands of its first section are typed here.
 
-The machine may have other clusters, so this one gets ports and a folder of its own; nothing else is
-changed. `ray stop` alone is not typed: it would end those others.
+The first block has started the cluster that all tests share (conftest.py), which has ports of its
+own. `ray stop` alone is not typed: it would end the other clusters of this machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import parts
+from tests.faults.points import wait_for
+from tests.faults.processes import finish, parts
 
-from .conftest import ROOT, end_processes_of, free_port
+from .conftest import ROOT, Head, section
 
-BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def section() -> list[list[str]]:
-    """The commands of "Try it on one machine", a list for each block."""
-    page = (ROOT / "docs" / "cluster.md").read_text("utf-8")
-    text = page.partition("## Try it on one machine")[2].partition("\n## ")[0]
-    return [re.findall(r"^\$ ([^#\n]+)", block, re.MULTILINE) for block in BLOCK.findall(text)]
-
-
-UNITS = 400  # so many that none of the signals below comes after the last
+UNITS = 12
 
 
 @dataclass(frozen=True)
 class Terminal:
-    """A shell in the user's folder; ports of the page are those of this cluster."""
+    """A shell in the user's folder; the cluster's address is that of this one."""
 
     folder: Path
-    environment: dict[str, str]
-    ports: dict[str, str]
-    more: str  # of `ray start`
+    head: Head
 
     def type(self, *lines: str) -> subprocess.Popen:
         """Commands, one after the other, until one fails."""
-        script = "\n".join(self._here(line.strip()) for line in lines)
+        script = "\n".join(lines).replace("http://127.0.0.1:8265", self.head.url)
         return subprocess.Popen(
             ["bash", "-e", "-c", script],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.folder,
-            env=self.environment,
+            env={**self.head.environment, "PYTHONPATH": str(ROOT)},
             start_new_session=True,  # its Ctrl-C is its own
         )
 
-    def _here(self, line: str) -> str:
-        for theirs, ours in self.ports.items():
-            line = line.replace(theirs, ours)
-        return f"{line} {self.more}" if line.startswith("ray start") else line
-
-
-def ended(process: subprocess.Popen, seconds: float = 280) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a terminal."""
-    out, err = process.communicate(timeout=seconds)
-    return process.returncode, out, err
-
 
 @pytest.fixture
-def terminal(job: Callable[..., tuple[Path, Path]]) -> Iterator[Terminal]:
+def terminal(head: Head, job: Callable[..., tuple[Path, Path]], tmp_path: Path) -> Terminal:
     """A new user, in a folder with my.yaml, whose output is to be `vectors`."""
-    base = Path(tempfile.mkdtemp(prefix="em-"))  # Ray's sockets need a short path
-    spec, output = job(10 * UNITS)
-    text = spec.read_text().replace(str(output), "vectors")
-    (base / "my.yaml").write_text(text)
-    gcs, dashboard, metrics, agent, client = (free_port() for _ in range(5))
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
-        "HOME": str(base),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
-    more = (
-        f"--port={gcs} --dashboard-port={dashboard} --metrics-export-port={metrics} "
-        f"--dashboard-agent-listen-port={agent} --ray-client-server-port={client} --num-cpus=2 "
-        f"--temp-dir={shlex.quote(str(base / 'ray'))} --object-store-memory=300000000"
-    )
-    try:
-        yield Terminal(base, environment, {":8265": f":{dashboard}"}, more)
-    finally:
-        end_processes_of(base)
-        shutil.rmtree(base, ignore_errors=True)
+    spec, output = job(10 * UNITS, encoders=1)
+    user = tmp_path / "user"
+    user.mkdir()
+    (user / "my.yaml").write_text(spec.read_text().replace(str(output), "vectors"))
+    return Terminal(user, head)
 
 
 @pytest.mark.ray
-def test_the_tour(terminal: Terminal) -> None:
-    """Start a cluster, submit, follow from another terminal, Ctrl-C, submit again, stop."""
-    start, submit, follow, resume, (begin, stop, last) = section()
+def test_the_tour(terminal: Terminal, head: Head) -> None:
+    """Submit, follow from another terminal, Ctrl-C, submit again, submit without waiting, stop.
+
+    Each stop comes while the second unit is in the encoder, so neither too early nor too late.
+    """
+    _, submit, follow, resume, (begin, stop, last) = section()
     assert "ray stop" == last.strip()
-    code, out, err = ended(terminal.type(*start))
-    assert 0 == code, out + err
-    terminal.environment["RAY_AUTH_MODE"] = "token"  # what the page has exported
     output = terminal.folder / "vectors"
 
     follower = terminal.type(*follow)
-    first = terminal.type(*submit)
-    while first.poll() is None and len(parts(output)) < 3:
-        time.sleep(0.05)
-    os.killpg(first.pid, signal.SIGINT)
-    code, out, err = ended(first)
+    with head.held():
+        first = terminal.type(*submit)
+        wait_for(head.point, stopped=True, over=first.poll)
+        os.killpg(first.pid, signal.SIGINT)
+        code, out, err = head.ended(first, output)
     assert (130, "") == (code, out), err
     assert "stopping the run; once more leaves it" in err and "Traceback" not in err
     assert "the same command resumes" in err
     standing = len(parts(output))
-    assert 3 <= standing < UNITS
+    assert 2 <= standing < UNITS
     assert [] == list(output.glob("_embed/manifest/*.json"))
-    code, words, _ = ended(follower, 60)
+    code, words, _ = finish(follower)
     assert 0 == code
     assert f"{10 * UNITS:,} rows in {UNITS} units" in words and "ended with exit code 143" in words
 
-    code, out, err = ended(terminal.type(*resume))
+    code, out, err = finish(terminal.type(*resume))
     assert 0 == code, err
     assert f"{10 * UNITS:,}" in out
     (report,) = output.glob("_embed/report/*.json")
@@ -136,7 +90,8 @@ def test_the_tour(terminal: Terminal) -> None:
     assert UNITS == len(parts(output))
 
     shutil.rmtree(output)
-    code, out, err = ended(terminal.type(begin, stop))
+    with head.held():
+        code, out, err = head.ended(terminal.type(begin, stop), output)
     assert 0 == code, err
     assert "is stopped; the same submit resumes it" in out
     assert len(parts(output)) < UNITS

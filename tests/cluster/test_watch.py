@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from embedmill.pipeline.run.metrics import COUNTERS, GAUGES
+from tests.patience import LONG, SOON
 
 from .conftest import ROOT, Head
 
@@ -36,7 +37,7 @@ def asked() -> dict[str, set[str]]:
 
 def scrape(url: str) -> dict[str, list[tuple[dict[str, str], float]]]:
     """Every sample of one scrape: name -> (labels, value)."""
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=SOON) as answer:
         lines = answer.read().decode().splitlines()
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
     for line in lines:
@@ -63,7 +64,7 @@ def test_every_query_finds_its_metric(head: Head, job: Callable[..., tuple[Path,
     assert 0 == code, err
     seen: dict[str, list[tuple[dict[str, str], float]]] = {}
     wanted = asked()
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + LONG
     while time.monotonic() < deadline and not wanted.keys() <= seen.keys():
         for name, samples in scrape(head.metrics).items():
             # Ray goes on telling what earlier runs counted; what is not of a run has no such label.
