@@ -35,13 +35,6 @@ KEEP = [TITLE, "year", "ok", "weight", "when", "day", "tags", "price"]
 SINKS = ("lance", "faiss", "pgvector", "qdrant", "server")  # a server of Qdrant, and its engine
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that asks for the history waits for seven runs, perhaps on a busy machine."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(1200))
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[dict[str, str]]:
     """A real PostgreSQL with pgvector on loopback: what the environment must say to reach it."""

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline.store.servers import free_ports
+from tests.pipeline.store.servers import Server
 
 NOBODY = 65534
 PROGRAMS = Path("pginstall", "bin")
@@ -35,7 +34,6 @@ def postgres_server(folder: Path) -> Iterator[dict[str, str]]:
         folder.chmod(0o711)
         package = within_reach(package, folder)
     programs, password, data = package / PROGRAMS, folder / "password", folder / "data"
-    (port,) = free_ports(1)
     data.mkdir(mode=0o700)
     password.write_text("hunter 2'\"", encoding="utf-8")
     if who is AS_NOBODY:
@@ -44,20 +42,21 @@ def postgres_server(folder: Path) -> Iterator[dict[str, str]]:
     make = [programs / "initdb", "-D", data, "-A", "scram-sha-256", "-U", "mill", "--no-sync"]
     make += [f"--pwfile={password}", "-E", "UTF8", "--locale=C"]
     subprocess.run([*map(str, make)], check=True, stdout=subprocess.DEVNULL, **who)
-    command = [programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", port, "-k", ""]
-    command += ["-c", "fsync=off", "-c", "shared_buffers=32MB"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, **who)
-    environment = {
-        "PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "mill", "PGDATABASE": "postgres",
-        "PGPASSWORD": password.read_text(encoding="utf-8"),
-    }  # fmt: skip
-    try:
-        _until_ready(programs / "pg_isready", environment, server)
-        yield environment
-    finally:
-        server.send_signal(signal.SIGQUIT)  # at once, but a kill would leave its shared memory
-        server.wait()
+    serve = [programs / "postgres", "-D", data, "-h", "127.0.0.1", "-k", ""]
+    serve += ["-c", "fsync=off", "-c", "shared_buffers=32MB", "-p"]
+
+    def ready(port: int) -> None:
+        ask = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+        if subprocess.run(ask).returncode:
+            raise ConnectionError("not yet")
+
+    # At once, but a kill would leave its shared memory.
+    server = Server(lambda port: [*serve, port], ready, folder / "log", who, signal.SIGQUIT)
+    with server.running() as (port,):
+        yield {
+            "PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "mill", "PGDATABASE": "postgres",
+            "PGPASSWORD": password.read_text(encoding="utf-8"),
+        }  # fmt: skip
 
 
 def within_reach(package: Path, folder: Path) -> Path:
@@ -92,11 +91,3 @@ def _can(*command: str) -> bool:
         return not subprocess.run(command, capture_output=True, check=False, **AS_NOBODY).returncode
     except OSError:
         return False
-
-
-def _until_ready(program: Path, environment: dict[str, str], server: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while subprocess.run([program, "-q"], env={**os.environ, **environment}).returncode:
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError("PostgreSQL does not start")
-        time.sleep(0.1)

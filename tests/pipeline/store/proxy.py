@@ -66,7 +66,7 @@ def plainly(request: Request, forward: Forward) -> bytes:
 class Proxy:
     """Listens on loopback while entered; the script may be changed meanwhile."""
 
-    upstream: int
+    upstream: int  # the server's port, perhaps set later
     script: Script = plainly
     requests: list[Request] = field(default_factory=list)
     port: int = 0

