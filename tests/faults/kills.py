@@ -26,6 +26,7 @@ from embedmill.pipeline.store.output import open_store
 from tests.faults.forked import Forked
 from tests.faults.points import environment
 from tests.faults.processes import write_spec
+from tests.patience import LONG, SOON
 from tests.tiny import save_model, save_sentence_folder, write_json
 
 SHARDS, SHARD_ROWS, UNIT_ROWS = 20, 16, 8
@@ -39,7 +40,7 @@ KINDS = {
     "spawn_main": "worker",
 }
 NEVER = ("Agent", "IDLE")  # Ray's own helpers, and processes that do nothing
-MOST_RUNS, GONE_SECONDS = 40, 60
+MOST_RUNS = 40
 
 
 @dataclass(slots=True)
@@ -99,6 +100,11 @@ class Started(subprocess.Popen):
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
             environ = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **more}
             super().__init__(command, stdout=out, stderr=err, start_new_session=True, env=environ)
+        self.out, self.err = folder / "out", folder / "err"
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()  # a test that fails does not wait for what it has stopped
+        self.wait()
 
 
 Process = Forked | Started
@@ -136,8 +142,8 @@ class History:
             began = time.monotonic()
             while len(self.kills) < kills and self._wait(rng, process, began):
                 orphans += self._kill(rng, process, began)
-            self.codes.append(process.wait(300))
-        psutil.wait_procs(orphans, GONE_SECONDS)  # who outlives a driver may still write
+            self.codes.append(process.wait(LONG))
+        psutil.wait_procs(orphans, SOON)  # who outlives a driver may still write
         return self
 
     def _wait(self, rng: random.Random, process: Process, began: float) -> bool:
@@ -145,7 +151,7 @@ class History:
         there = len(self.visible())
         parts = rng.randrange(there, self.whole) + 1 if there < self.whole else 0
         late = began + rng.uniform(0, self.seconds) if rng.random() < 0.4 else None
-        deadline = time.monotonic() + 40 * self.seconds
+        deadline = time.monotonic() + LONG
         while process.poll() is None and time.monotonic() < deadline:
             if late is not None and time.monotonic() > late:
                 break
@@ -169,7 +175,7 @@ class History:
             facts = {"kind": kind, "run": run, "at": at, "there": there, "begun": len(done)}
             self.kills.append(facts)
             if kind == DRIVER:
-                process.wait(GONE_SECONDS)
+                process.wait(SOON)
         return [one for _, one in family] if kind == DRIVER else []
 
     def _begun(self, run: int) -> set[str]:

@@ -25,8 +25,11 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from tests.patience import LONG, wait_until
+
 VARIABLE, OF_DRIVER = "EMBEDMILL_TEST_POINT", "EMBEDMILL_TEST_DRIVER"
 DRIVER, WORKER, ACTOR = "driver", "worker", "actor"
+Over = Callable[[], int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,32 +98,39 @@ def environment(
     driver: bool = False,
     bucket: bool = False,
     clock: bool = False,
+    hit: int | None = None,
 ) -> dict[str, str]:
     """What a process must find to send the signal `number` at a point; without a name, none.
 
+    `name`: several, with spaces between them, count for themselves in a folder each.
     `folder`: an empty folder, for the processes to know of each other. `driver`: the signal goes to
     the run itself, and not to the process that came to the point. `bucket`: the output is in one.
-    `clock`: it jumps.
+    `clock`: it jumps. `hit`: at which call, if not at the point's own.
     """
     order = {"point": name, "signal": number, "folder": str(folder)}
-    order |= {"driver": driver, "bucket": bucket, "clock": clock}
+    order |= {"driver": driver, "bucket": bucket, "clock": clock, "hit": hit}
+    for own in (folder, *(folder / one for one in name.split()[1:] and name.split())):
+        own.mkdir(parents=True, exist_ok=True)
     paths = [str(HERE / "site"), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
     return {VARIABLE: json.dumps(order), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def wait_for(folder: Path, stopped: bool = False, seconds: float = 240) -> tuple[int, int]:
+def wait_for(folder: Path, stopped: bool = False, over: Over = lambda: None) -> tuple[int, int]:
     """The process that got the signal, once it did, and the thread that came to the point.
 
-    `stopped`: once it stands still.
+    `stopped`: once it stands still. `over`: the run's `poll`; one that ends before is an error.
     """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if (folder / "fired").exists():
-            pid, thread = map(int, (folder / "fired").read_text().split())
-            if not stopped or " (stopped)" in Path(f"/proc/{pid}/status").read_text():
-                return pid, thread
-        time.sleep(0.01)
-    raise TimeoutError(f"no process came to its point in {seconds} s")
+
+    def fired() -> bool:
+        return (folder / "fired").exists()
+
+    wait_until(lambda: fired() or over() is not None, "a process comes to its point", LONG)
+    assert fired(), f"the run ended with {over()} before any process came to its point"
+    pid, thread = map(int, (folder / "fired").read_text().split())
+    if stopped:
+        status = Path(f"/proc/{pid}/status")
+        wait_until(lambda: " (stopped)" in status.read_text(), "it stands still")
+    return pid, thread
 
 
 def arm() -> None:
@@ -130,11 +140,13 @@ def arm() -> None:
     wanted = {"embedmill.pipeline.flow": [functools.partial(_wrap, "encode", order, _note_unit)]}
     if order["clock"]:
         _let_the_clock_jump(wanted)
-    if order["point"]:
-        point = POINTS.get(order["point"], WRITE)
+    names = order["point"].split()
+    for name in names:
+        point = POINTS.get(name, WRITE)
         where = (order["bucket"] and point.bucket) or point.where
         module, _, attribute = where.partition(":")
-        wrap = functools.partial(_wrap, attribute, order, functools.partial(_at, point))
+        own = order | {"folder": f"{order['folder']}/{name}"} if names[1:] else order
+        wrap = functools.partial(_wrap, attribute, own, functools.partial(_at, point))
         wanted.setdefault(module, []).append(wrap)
     for module in [name for name in wanted if name in sys.modules]:
         for wrap in wanted.pop(module):
@@ -231,9 +243,11 @@ def _let_the_clock_jump(wanted: dict[str, list]) -> None:
 def _reached(point: Point, order: dict) -> None:
     """Counts this moment over all processes; at the wanted one sends the signal, once."""
     folder, number = Path(order["folder"]), 1
+    if (folder / "off").exists():  # a test lets it be for now
+        return
     while not _first(folder / f"hit-{number}"):
         number += 1
-    if number != point.hit:
+    if number != (order["hit"] or point.hit):
         return
     victim = int(os.environ[OF_DRIVER]) if order["driver"] else os.getpid()
     (folder / "fired.part").write_text(f"{victim} {threading.get_native_id()}")

