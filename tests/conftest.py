@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 
+from tests.patience import HANG
 from tests.private import make_private
 
 # Before any import that reads them: a home and a temporary folder of the suite's own, no network,
@@ -14,6 +15,7 @@ if PRIVATE := make_private():
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("PYTEST_TIMEOUT", str(HANG))  # of a test: it ends a hang
 if not os.path.isdir("/proc/driver/nvidia/gpus"):
     os.environ["TRITON_INTERPRET"] = "1"  # kernels run without a GPU, in numpy
 

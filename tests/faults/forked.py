@@ -12,6 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
+from tests.patience import LONG
+
 # Imported and not used: what has threads of its own must not be used before a fork.
 PRELOAD = [
     "tests.faults.forked",
@@ -37,12 +39,12 @@ class Forked:
         self._process.start()
         self.pid = self._process.pid
 
-    def wait(self, timeout: float = 240) -> int:
+    def wait(self, timeout: float = LONG) -> int:
         """The exit code; minus the signal if one ended it."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             self.send(signal.SIGKILL)
-            raise TimeoutError(f"a run did not end in {timeout} s: {self.err.read_text()}")
+            raise TimeoutError(f"a run did not end in {timeout:,.0f} s: {self.err.read_text()}")
         return self._process.exitcode
 
     def poll(self) -> int | None:

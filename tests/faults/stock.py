@@ -40,11 +40,12 @@ def recipe(texts: str, model: str, output: str) -> None:
 def disturb_stock(job: Any, seed: int, output: str, folder: Path, kills: int) -> dict[str, Any]:
     """One history of it; `visible`: rows that readers saw when the first driver had died."""
     from tests.faults.kills import DRIVER, History, Started
+    from tests.patience import LONG
 
     command = [sys.executable, __file__, str(job.texts), str(job.model)]
     calm = job.folder / "calm-stock"
     if not calm.exists():
-        assert Started(job.folder / "calm-stock-run", [*command, str(calm)], {}).wait(300) == 0
+        assert Started(job.folder / "calm-stock-run", [*command, str(calm)], {}).wait(LONG) == 0
     seen: list[int] = []
 
     def start(number: int, run: Path) -> Started:

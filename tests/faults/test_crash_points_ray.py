@@ -17,6 +17,7 @@ import pytest
 from tests.faults.points import DRIVER, POINTS, environment, wait_for
 from tests.faults.processes import finish, start
 from tests.faults.scene import Scene
+from tests.patience import SOON
 
 KILL, TERM, STOP = signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP
 CASES = [
@@ -26,7 +27,7 @@ CASES = [
     for driver in (True, *([False] if point.role != DRIVER else []))
 ]
 
-pytestmark = [pytest.mark.torture, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.torture, pytest.mark.ray]
 
 
 @pytest.mark.parametrize("scene", ["local", "s3"], indirect=True)
@@ -51,9 +52,9 @@ def test_a_run_on_ray_that_is_hit_anywhere_is_finished(
             standing = scene.objects()
             scene.finish(tmp_path)
             os.kill(hit, signal.SIGCONT)
-        code, _, errors = finish(victim, 600)
+        code, _, errors = finish(victim)
         if number != STOP:
-            psutil.wait_procs(children, timeout=60)  # who outlives the driver may still write
+            psutil.wait_procs(children, timeout=SOON)  # who outlives the driver may still write
             standing = scene.objects()
             scene.finish(tmp_path)
     finally:

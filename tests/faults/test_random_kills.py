@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.kills import Job, disturb, make_job
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

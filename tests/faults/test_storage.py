@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 
 from tests.faults.points import environment, wait_for
 from tests.faults.scene import Scene
+from tests.patience import SOON, wait_until
 
 pytestmark = pytest.mark.torture  # one of them failed once under load, and why is not known
 
@@ -49,7 +49,7 @@ def test_a_disk_that_fails_or_lies_makes_nothing_visible(
         tracer = take_hold(thread, fault, tmp_path / "strace")
         os.kill(pid, signal.SIGCONT)
         code = victim.wait()
-        tracer.wait(60)
+        tracer.wait(SOON)
     said = victim.err.read_text()
     assert (7, True) == (code, f"embedmill: {FAULTS[fault]}:" in said), said
     assert "Traceback" not in said
@@ -71,14 +71,14 @@ def take_hold(thread: int, fault: str, log: Path) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if tracer.poll() is not None:
-            pytest.skip(f"strace may not trace: {tracer.stderr.read()}")
-        if "TracerPid:\t0" not in Path(f"/proc/{thread}/status").read_text():
-            return tracer
-        time.sleep(0.01)
-    raise TimeoutError("strace never took hold")
+    status = Path(f"/proc/{thread}/status")
+    wait_until(
+        lambda: tracer.poll() is not None or "TracerPid:\t0" not in status.read_text(),
+        "strace takes hold",
+    )
+    if tracer.poll() is not None:
+        pytest.skip(f"strace may not trace: {tracer.stderr.read()}")
+    return tracer
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on_where_there_is_room(

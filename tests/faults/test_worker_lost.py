@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,18 @@ from embedmill.schemas.errors import TryAgain
 from embedmill.schemas.spec import Spec
 from tests.conftest import ROOT
 from tests.faults.processes import finish, parts, start, wait_for_parts, write_spec
+from tests.patience import LONG, SOON, wait_until
 
 ROWS, UNITS = 80, 8
 
 
-@pytest.mark.parametrize("wait", [0, 3], ids=["while it works", "when all that was asked is done"])
+@pytest.mark.parametrize("idle", [False, True], ids=["as it works", "when all asked is done"])
 def test_a_killed_worker_ends_the_run_resumable(
     tmp_path: Path,
     tiny_bert: Path,
     write_texts: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
-    wait: float,
+    idle: bool,
 ) -> None:
     """Its death is met where a result is taken, and where the next unit is given out."""
     texts = [f"yellow sour fruit {n}" for n in range(ROWS)]
@@ -50,18 +50,25 @@ def test_a_killed_worker_ends_the_run_resumable(
             }
         )  # fmt: skip
 
-    right, begun = inline._encode, []
+    fill, right, begun, asked = inline._fill, inline._encode, [], []
+
+    def fill_and_look(ahead: Any, waiting: Any, pool: Any, *more: Any) -> None:
+        asked[:] = [ahead, pool]
+        fill(ahead, waiting, pool, *more)
 
     def encode(*given: Any) -> Any:
         begun.append(given)
         if len(begun) == 2:
-            time.sleep(wait)
+            ahead, pool = asked
+            if idle:
+                wait_until(lambda: all(one.done() for one in ahead), "what was asked is done")
             for worker in multiprocessing.active_children():
                 worker.kill()
                 worker.join()
-            time.sleep(0.5)  # the pool notices
+            wait_until(lambda: pool._broken, "the pool notices")
         return right(*given)
 
+    monkeypatch.setattr(inline, "_fill", fill_and_look)
     monkeypatch.setattr(inline, "_encode", encode)
     with pytest.raises(TryAgain, match="reads and tokenizes was killed") as caught:
         run(spec("out", 2))
@@ -96,9 +103,9 @@ def test_a_killed_driver_leaves_no_worker(spec_of_texts: Path, tmp_path: Path) -
     workers = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     assert workers
-    gone, alive = psutil.wait_procs(workers, timeout=20)
+    gone, alive = psutil.wait_procs(workers, timeout=SOON)
     assert not alive
-    code, _, errors = finish(driver, 20)
+    code, _, errors = finish(driver)
     assert (-9, False) == (code, "Traceback" in errors)
 
 
@@ -110,18 +117,16 @@ def test_a_signal_for_all_processes_stops_the_run(
     driver = start(spec_of_texts)
     wait_for_parts(tmp_path / "out", 3, driver)
     os.killpg(driver.pid, number)
-    code, _, errors = finish(driver, 60)
+    code, _, errors = finish(driver)
     assert 128 + number == code, errors
     assert "Traceback" not in errors and "WORKER_LOST" not in errors
 
 
 def test_a_signal_for_all_while_the_workers_start(spec_of_texts: Path) -> None:
     driver = start(spec_of_texts)
-    while not psutil.Process(driver.pid).children():
-        assert driver.poll() is None
-        time.sleep(0.01)
+    wait_until(psutil.Process(driver.pid).children, "a worker starts")
     os.killpg(driver.pid, signal.SIGINT)
-    code, _, errors = finish(driver, 60)
+    code, _, errors = finish(driver)
     assert (130, False) == (code, "Traceback" in errors), errors
 
 
@@ -133,7 +138,7 @@ def test_a_script_that_each_worker_would_run_again_says_so(
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(guard=guard, spec=str(spec_of_texts)))
     ended = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=ROOT,
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=LONG, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     if guarded:

@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 
 from tests.conftest import ROOT
 from tests.jobs.commandline import Bench
+from tests.patience import LONG
 
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -47,7 +48,7 @@ def test_the_notebook_does_what_it_says(minilm: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)
     here = {"metadata": {"path": str(tmp_path)}}
 
-    NotebookClient(notebook, timeout=240, kernel_name="python3", resources=here).execute()
+    NotebookClient(notebook, timeout=LONG, kernel_name="python3", resources=here).execute()
 
     printed = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     assert "nosuch" in str(printed[-1])

