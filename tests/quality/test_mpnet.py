@@ -18,7 +18,7 @@ from embedmill.jobs.verify.output import verify
 from embedmill.schemas.spec import Spec
 from tests.patience import HANG
 
-pytestmark = [pytest.mark.quality, pytest.mark.timeout(3 * HANG)]
+pytestmark = [pytest.mark.quality, pytest.mark.timeout(HANG * 3)]
 DICTIONARY = Path(__file__).resolve().parents[2] / "jobs" / "specs" / "data" / "dictionary.parquet"
 
 

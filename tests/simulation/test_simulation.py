@@ -31,7 +31,7 @@ def house() -> Iterator[None]:
         yield
 
 
-@pytest.mark.timeout(3 * HANG)
+@pytest.mark.timeout(HANG * 3)
 def test_no_history_breaks_a_promise() -> None:
     """As many as the time allows, and of every kind."""
     total, began, seed = Played(), time.monotonic(), 0
