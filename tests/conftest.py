@@ -16,6 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("PYTEST_TIMEOUT", str(HANG))  # of a test: it ends a hang
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # pipeline/ may come after torch here
 if not os.path.isdir("/proc/driver/nvidia/gpus"):
     os.environ["TRITON_INTERPRET"] = "1"  # kernels run without a GPU, in numpy
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,9 +49,6 @@ def load_encoder(folder: Path, *, device: str, precision: str, threads: int) -> 
     threads: of this process; part of the plan, because the order of a sum depends on it.
     """
     check_engine(folder, device, precision)
-    # Threads that spin while they wait take the core from the thread they wait for: two encoders
-    # on two cores lost nine tenths to it. OpenMP reads this once, when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     kind = device.partition(":")[0]
