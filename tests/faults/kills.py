@@ -118,6 +118,12 @@ def begin(spec: Path, runner: str, folder: Path, more: dict[str, str]) -> Proces
     return Started(folder, [sys.executable, "-m", "embedmill", *arguments], more)
 
 
+def ended(process: Process) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a run."""
+    code = process.wait(LONG)
+    return code, process.out.read_text(), process.err.read_text()
+
+
 @dataclass(slots=True)
 class History:
     """Kills of one seed, and what they led to."""

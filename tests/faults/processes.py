@@ -6,7 +6,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -50,12 +49,6 @@ def finish(process: subprocess.Popen, timeout: float = LONG) -> tuple[int, str, 
 def parts(output: Path) -> dict[str, bytes]:
     """Name and bytes of every part."""
     return {path.name: path.read_bytes() for path in sorted(output.glob("data/*/*.parquet"))}
-
-
-def wait_for_parts(output: Path, count: int, process: subprocess.Popen) -> None:
-    """Returns once `count` parts are there, or the run is over."""
-    while process.poll() is None and len(parts(output)) < count:
-        time.sleep(0.02)
 
 
 def kill_driver(process: subprocess.Popen) -> None:

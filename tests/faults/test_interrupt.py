@@ -13,7 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.faults.kills import Process, begin
+from tests.faults.kills import Process, begin, ended
 from tests.faults.points import environment, wait_for
 from tests.faults.processes import parts, write_spec
 from tests.patience import LONG, wait_until
@@ -34,12 +34,11 @@ def spec(tmp_path: Path, write_texts: Callable[..., Path], tiny_bert: Path) -> P
     return write_spec(path, shards, str(tiny_bert), tmp_path / "out", **settings)
 
 
-def ended(process: Process) -> tuple[int, dict, str]:
+def told(process: Process) -> tuple[int, dict, str]:
     """(exit code, what --json tells, stderr) of a run."""
-    code = process.wait(LONG)
-    errors = process.err.read_text()
+    code, out, errors = ended(process)
     assert "Traceback" not in errors
-    return code, json.loads(process.out.read_text()), errors
+    return code, json.loads(out), errors
 
 
 def heard(output: Path) -> None:
@@ -71,7 +70,7 @@ def test_one_signal_finishes_what_is_in_flight(
         if encoder != run.pid:
             heard(output)
         os.kill(encoder, signal.SIGCONT)
-        got, out, errors = ended(run)
+        got, out, errors = told(run)
 
     assert code == got, errors
     assert "the same command resumes" in errors
@@ -81,7 +80,7 @@ def test_one_signal_finishes_what_is_in_flight(
     assert [] == list(output.glob("_embed/manifest/*.json"))
 
     with begin(spec, "inline", tmp_path / "again", {}) as run:
-        got, out, errors = ended(run)
+        got, out, errors = told(run)
 
     assert 0 == got, errors
     assert standing == out["units_resumed"]
@@ -101,13 +100,13 @@ def test_two_signals_stop_now(spec: Path, tmp_path: Path, minilm: Path) -> None:
         heard(output)
         with contextlib.suppress(ProcessLookupError):
             os.kill(run.pid, signal.SIGINT)
-        got, _, errors = ended(run)
+        got, _, errors = told(run)
 
     assert 130 == got, errors
     assert [] == list(output.glob("_embed/manifest/*.json"))
 
     with begin(spec, "inline", tmp_path / "again", {}) as run:
-        got, out, errors = ended(run)
+        got, out, errors = told(run)
 
     assert 0 == got, errors
     assert UNITS * UNIT_ROWS == out["rows_in"]
@@ -123,13 +122,13 @@ def test_a_signal_before_there_is_an_encoder(spec: Path, tmp_path: Path, sign: s
         wait_until(lambda: run.poll() is not None or has_child(run, sign), f"{sign} starts", LONG)
         assert run.poll() is None, run.err.read_text()
         os.kill(run.pid, signal.SIGTERM)
-        got, out, errors = ended(run)
+        got, out, errors = told(run)
 
     assert 143 == got, errors
     assert ("INTERRUPTED", 143) == (out["code"], out["exit_code"])
     assert UNITS > len(parts(output))
     with begin(spec, "inline", tmp_path / "again", {}) as run:
-        assert 0 == ended(run)[0]
+        assert 0 == told(run)[0]
     assert UNITS == len(parts(output))
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,9 @@ from embedmill.jobs.run import run
 from embedmill.jobs.verify.output import verify
 from embedmill.jobs.watch.status import status
 from embedmill.schemas.spec import Spec
-from tests.faults.processes import finish, parts, start, wait_for_parts, write_spec
+from tests.faults.kills import Process, begin, ended
+from tests.faults.points import environment, wait_for
+from tests.faults.processes import parts, write_spec
 from tests.jobs.conftest import texts
 
 UNITS, UNIT_ROWS = 12, 40
@@ -49,11 +51,13 @@ def write_shards(folder: Path, write: Callable[..., Path], name: str, changed: i
         write(folder / f"{name}-{n:02d}.parquet", text=rows, id=ids)
 
 
-def pause(process: subprocess.Popen, output: Path, units: int = 2) -> None:
-    """Stops a run, with all its threads, when it has committed some of its units."""
-    wait_for_parts(output, UNITS + units, process)
-    os.kill(process.pid, signal.SIGSTOP)
-    assert process.poll() is None, "the run ended before it could be paused"
+@contextmanager
+def asleep(spec: Path, folder: Path, units: int = 2) -> Iterator[Process]:
+    """A run that stands still, with all its threads, when it has committed some of its units."""
+    order = environment("CP12", signal.SIGSTOP, folder / "point", hit=units)
+    with begin(spec, "inline", folder, order) as run:
+        wait_for(folder / "point", stopped=True, over=run.poll)
+        yield run
 
 
 def whole(output: Path, parts: int) -> None:
@@ -64,17 +68,20 @@ def whole(output: Path, parts: int) -> None:
     assert parts == len(list(output.glob("data/*/*.parquet")))
 
 
-def test_a_run_killed_at_half_and_two_that_overlap_end_in_one_snapshot(spec: Path) -> None:
+def test_a_run_killed_at_half_and_two_that_overlap_end_in_one_snapshot(
+    spec: Path, tmp_path: Path
+) -> None:
     """The two are started together after it, and go on where it was."""
     output = spec.parent / "out"
-    killed = start(spec)
-    pause(killed, output, UNITS // 2)
-    killed.kill()
-    killed.communicate()
+    with asleep(spec, tmp_path / "killed", UNITS // 2):
+        pass  # and is killed
     standing = len(parts(output)) - UNITS  # the old snapshot's are there, too
     assert UNITS // 2 <= standing < UNITS
-    both = [start(spec), start(spec)]
-    ends = [finish(process) for process in both]
+    with (
+        begin(spec, "inline", tmp_path / "one", {}) as one,
+        begin(spec, "inline", tmp_path / "other", {}) as other,
+    ):
+        ends = [ended(one), ended(other)]
 
     assert [0, 0] == [code for code, _, _ in ends], ends
     reports = [json.loads(out) for _, out, _ in ends]
@@ -85,18 +92,20 @@ def test_a_run_killed_at_half_and_two_that_overlap_end_in_one_snapshot(spec: Pat
 
 
 @pytest.mark.slow
-def test_a_run_that_slept_adopts_what_another_has_finished_meanwhile(spec: Path) -> None:
+def test_a_run_that_slept_adopts_what_another_has_finished_meanwhile(
+    spec: Path, tmp_path: Path
+) -> None:
     """Its successor resumes its plan, commits the snapshot and collects what both reuse from."""
     output = spec.parent / "out"
-    sleeper = start(spec)
-    pause(sleeper, output)
-    seen = status(str(output))
-    code, out, errors = finish(start(spec))
-    os.kill(sleeper.pid, signal.SIGCONT)
-    late, late_out, late_errors = finish(sleeper)
+    with asleep(spec, tmp_path / "sleeper") as sleeper:
+        seen = status(str(output))
+        with begin(spec, "inline", tmp_path / "successor", {}) as run:
+            code, out, errors = ended(run)
+        os.kill(sleeper.pid, signal.SIGCONT)
+        late, late_out, late_errors = ended(sleeper)
 
-    (plan,), (asleep,) = seen["plans"], seen["runs"]
-    assert (UNITS, "start") == (plan["units"], asleep["last"]["event"])
+    (plan,), (sleeping,) = seen["plans"], seen["runs"]
+    assert (UNITS, "start") == (plan["units"], sleeping["last"]["event"])
     assert 2 <= plan["units_done"] < UNITS
     assert (0, 0) == (code, late), errors + late_errors
     reports = [json.loads(text) for text in (out, late_out)]
@@ -107,16 +116,16 @@ def test_a_run_that_slept_adopts_what_another_has_finished_meanwhile(spec: Path)
 
 
 def test_of_two_runs_with_other_plans_one_makes_the_snapshot(
-    spec: Path, write_texts: Callable[..., Path]
+    spec: Path, tmp_path: Path, write_texts: Callable[..., Path]
 ) -> None:
     """The input changed while the first slept: it ends with 6, and harms nothing."""
     output = spec.parent / "out"
-    sleeper = start(spec)
-    pause(sleeper, output)
-    write_texts(spec.parent / "in" / "one-more.parquet", id=["x"], text=["lemon"])
-    code, _, errors = finish(start(spec))
-    os.kill(sleeper.pid, signal.SIGCONT)
-    late, _, late_errors = finish(sleeper)
+    with asleep(spec, tmp_path / "sleeper") as sleeper:
+        write_texts(spec.parent / "in" / "one-more.parquet", id=["x"], text=["lemon"])
+        with begin(spec, "inline", tmp_path / "successor", {}) as run:
+            code, _, errors = ended(run)
+        os.kill(sleeper.pid, signal.SIGCONT)
+        late, _, late_errors = ended(sleeper)
 
     assert (0, 6) == (code, late), errors + late_errors
     assert "OUTPUT_CONFLICT" in late_errors

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from embedmill.pipeline.run import inline
 from embedmill.schemas.errors import TryAgain
 from embedmill.schemas.spec import Spec
 from tests.conftest import ROOT
-from tests.faults.processes import finish, parts, start, wait_for_parts, write_spec
+from tests.faults.points import environment, wait_for
+from tests.faults.processes import finish, parts, start, write_spec
 from tests.patience import LONG, SOON, wait_until
 
 ROWS, UNITS = 80, 8
@@ -96,12 +98,21 @@ def spec_of_texts(tmp_path: Path, tiny_bert: Path, write_texts: Callable[..., Pa
     )  # fmt: skip
 
 
+@contextmanager
+def asleep(spec: Path, point: Path) -> Iterator[subprocess.Popen]:
+    """A run that stands still when it has committed its third unit."""
+    driver = start(spec, **environment("CP12", signal.SIGSTOP, point, hit=3))
+    try:
+        wait_for(point, stopped=True, over=driver.poll)
+        yield driver
+    finally:
+        driver.kill()
+
+
 def test_a_killed_driver_leaves_no_worker(spec_of_texts: Path, tmp_path: Path) -> None:
     """They would wait for ever, and hold its memory and its stderr."""
-    driver = start(spec_of_texts)
-    wait_for_parts(tmp_path / "out", 3, driver)
-    workers = psutil.Process(driver.pid).children(recursive=True)
-    driver.kill()
+    with asleep(spec_of_texts, tmp_path / "point") as driver:
+        workers = psutil.Process(driver.pid).children(recursive=True)
     assert workers
     gone, alive = psutil.wait_procs(workers, timeout=SOON)
     assert not alive
@@ -114,10 +125,10 @@ def test_a_signal_for_all_processes_stops_the_run(
     spec_of_texts: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """As a terminal or `timeout` sends it, in the middle of the run: no worker's death is told."""
-    driver = start(spec_of_texts)
-    wait_for_parts(tmp_path / "out", 3, driver)
-    os.killpg(driver.pid, number)
-    code, _, errors = finish(driver)
+    with asleep(spec_of_texts, tmp_path / "point") as driver:
+        os.killpg(driver.pid, number)
+        os.kill(driver.pid, signal.SIGCONT)
+        code, _, errors = finish(driver)
     assert 128 + number == code, errors
     assert "Traceback" not in errors and "WORKER_LOST" not in errors
 

@@ -16,7 +16,7 @@ import pytest
 from tests.pipeline.index.postgres_server import AS_NOBODY, PROGRAMS, within_reach
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root becomes another user")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ASK = """
 import sys
 from pathlib import Path

@@ -208,7 +208,7 @@ def azurite(folder: Path) -> Iterator[Place]:
 
 def azurite_program() -> str:
     """The program, from npm into .venv the first time; into the home if that is not writable."""
-    venv = Path(__file__).resolve().parents[2] / ".venv"
+    venv = Path(__file__).resolve().parents[3] / ".venv"
     place = venv if os.access(venv, os.W_OK) else Path.home()
     home = place / f"azurite-{AZURITE}"
     found = home / "node_modules" / ".bin" / "azurite-blob"
