@@ -97,7 +97,12 @@ def open_parquet(source: pa.NativeFile) -> pq.ParquetFile:
     theirs and raises whatever it likes; this too is a fault of the file.
     """
     try:
-        return pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
+        return pq.ParquetFile(
+            source,
+            page_checksum_verification=True,
+            pre_buffer=False,
+            coerce_int96_timestamp_unit="us",  # in ns, the year 9999 would read as 1816
+        )
     except (pa.ArrowException, OSError, MemoryError, EmbedmillError):
         raise
     except Exception as error:
