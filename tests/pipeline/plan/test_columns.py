@@ -99,9 +99,9 @@ def test_an_extension_type_is_refused_as_text_and_as_id(job: Job):
     column = pa.ExtensionArray.from_storage(
         pa.opaque(pa.string(), "path", "a vendor"), pa.array(["{}"])
     )
-    job.shard("a.parquet", text=["x"], path=column)
-    assert refused(job, text="path").code == "COLUMN_TYPE"
-    assert refused(job, id="path").code == "COLUMN_TYPE"
+    job.shard("a.parquet", text=["x"], place=column)
+    assert refused(job, text="place").code == "COLUMN_TYPE"
+    assert refused(job, id="place").code == "COLUMN_TYPE"
 
 
 @pytest.mark.parametrize("field", [{"id": "n"}, {"keep": ["n"]}])
