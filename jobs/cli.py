@@ -282,7 +282,9 @@ def _main(as_json: bool) -> None:
         if end.code != 1:
             raise
         fail(storage_error(BrokenPipeError("a pipe broke")), as_json)  # what click makes of it
-    except Exception as error:  # a bug of ours: whoever mends it needs the traceback
+    except KeyboardInterrupt:
+        fail(Interrupted("INTERRUPTED", "", "stopped", "the same command resumes"), as_json)
+    except BaseException as error:  # a bug of ours: whoever mends it needs the traceback
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
         fail(EmbedmillError("BUG", "", what, "please report it with the lines above"), as_json)

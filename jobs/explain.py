@@ -16,6 +16,7 @@ from embedmill.pipeline.load import check_room, check_segments
 from embedmill.pipeline.model.folder import ModelFolder, open_model
 from embedmill.pipeline.plan.resolve import resolve_model
 from embedmill.pipeline.tokens.tokenizer import Tokenizer
+from embedmill.pipeline.tokens.unit import is_panic
 from embedmill.schemas.columns import Status
 from embedmill.schemas.errors import SpecError
 from embedmill.schemas.spec import Spec
@@ -53,7 +54,13 @@ def explain(spec: Spec, a: str, b: str | None = None) -> dict[str, Any]:
     check_segments(tokenizer, facts["types"], bool(b))
     check_room(tokenizer, facts["prompt"], b is not None, spec.model.stride)
     long_text, b_S = (spec.model.long_text, None) if b is None else ("truncate", [b])
-    sequences = tokenizer.sequences(facts["prompt"], [a], b_S, long_text, spec.model.stride)
+    try:
+        sequences = tokenizer.sequences(facts["prompt"], [a], b_S, long_text, spec.model.stride)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        what = "the model's tokenizer gives up on this text; a run rejects such a row as CRASHED"
+        raise SpecError("TEXT", "", f"explain: {what}") from None
     windows = sequences.windows.span_S2.tolist() if sequences.windows else None
     first = sequences.take(np.arange(1))
     pack = Pack(first.ids_T, first.cu_S1, first.second_S)

@@ -73,7 +73,8 @@ def _run(
                 log.event("progress", rows=tally.rows, tokens=tally.tokens)
         if len(records) < len(planned.units):
             interrupts.check()
-        warnings = judge(spec.output.quality, planned.carried, records, store.uri)
+        before = planned.base.manifest.rows_in if planned.base else 0
+        warnings = judge(spec.output.quality, planned.carried, records, store.uri, before)
         try:
             manifest = commit_snapshot(store, planned, name, records)
         except ConflictError:

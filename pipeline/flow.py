@@ -1,8 +1,6 @@
 """The corridor: the rooms composed into the three functions that every runner calls.
 
-prepare(unit) -> Prepared      CPU worker: read, tokenize, sort, cut into packs
-encode(prepared) -> Encoded    encoder: forward pass, pooling, guards
-commit(encoded) -> PartRecord  CPU worker: write, make visible
+prepare(unit) -> Prepared, encode(prepared) -> Encoded, commit(encoded) -> PartRecord
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ from embedmill.pipeline.read.unit import read_unit
 from embedmill.pipeline.reuse.reuse import reuse, together
 from embedmill.pipeline.store.output import open_store
 from embedmill.pipeline.tokens.tokenizer import Tokenizer
+from embedmill.pipeline.tokens.unit import tokenize
 from embedmill.pipeline.vectors.unit import measured, unit_vectors
 from embedmill.schemas.columns import Status
 from embedmill.schemas.manifest import PartRecord
@@ -42,11 +41,11 @@ def prepare(plan: Plan, unit: Unit, tokenizer: Tokenizer, crashed: Sequence[int]
     reused = reuse(open_store(plan.output), plan, hash_R.take(first_I))
     todo_I = np.setdiff1d(np.arange(len(first_I)), reused.input_S)
     todo_R = first_I[todo_I].tolist()
-    a = [texts.a[row] for row in todo_R]
-    b = [texts.b[row] for row in todo_R] if texts.b is not None else None
-    long_text, stride = plan.identity["long_text"], plan.identity["stride"]
-    sequences = tokenizer.sequences(plan.model["prompt"], a, b, long_text, stride)
-    input_S, all_cut = inputs_of(sequences, todo_I), long_text == "reject"
+    sequences, bad_R = tokenize(plan, tokenizer, texts, todo_R)
+    if bad_R:
+        same_R = np.flatnonzero(np.isin(input_R, input_R[bad_R]))
+        return prepare(plan, unit, tokenizer, [*crashed, *same_R])
+    input_S, all_cut = inputs_of(sequences, todo_I), plan.identity["long_text"] == "reject"
     input_R, status_R = reject_long(sequences, input_S, input_R, texts.status_R, all_cut)
     row_V, sequence_V = rows_of(np.append(input_S, reused.input_S), input_R)
     sequences, sequence_V = sort_used(sequences, sequence_V)

@@ -18,7 +18,7 @@ class Gate(Section):
     )
 
 
-GATES = ("unk_rate", "cut_rate", "reject_rate", "collapse", "norm_spread")
+GATES = ("unk_rate", "cut_rate", "reject_rate", "collapse", "norm_spread", "shrink")
 Level = Annotated[float, Field(ge=0)] | Gate
 
 
@@ -39,6 +39,10 @@ class Quality(Section):
     )
     norm_spread: Level = Field(
         Gate(warn=1.0), description="deviation of the norms over their mean, before normalization"
+    )
+
+    shrink: Level = Field(
+        Gate(warn=0.2), description="share of the last snapshot's rows that are gone"
     )
 
     @field_validator(*GATES, mode="before")

@@ -55,6 +55,9 @@ class RunReport:
     # tokenize_seconds, encode_seconds, write_seconds.
     timeline: list[list[float]] = field(default_factory=list)
     version: str = ""  # of embedmill
+    # What lies under the input and was not read: hidden, linked, suffix, no file -> how many.
+    left_out: dict[str, int] = field(default_factory=dict)
+    left_out_named: list[list[str]] = field(default_factory=list)  # where, reason: the first 100
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

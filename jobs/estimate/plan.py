@@ -13,6 +13,7 @@ import numpy as np
 from embedmill.jobs.estimate.cost import billion_lines, billion_rows
 from embedmill.jobs.estimate.rates import rate_of
 from embedmill.jobs.watch.duration import duration
+from embedmill.jobs.watch.report import not_read
 from embedmill.pipeline.batches import Prepared
 from embedmill.pipeline.flow import prepare
 from embedmill.pipeline.load import load_tokenizer
@@ -76,6 +77,8 @@ def plan(spec: Spec) -> dict[str, Any]:
         "precision": planned.plan.settings.precision,
         "device": planned.plan.settings.device,
         "quarantined": [str(error) for error in planned.listing.quarantined],
+        "left_out": dict(planned.listing.others.counts),
+        "left_out_named": [list(entry) for entry in planned.listing.others.named],
         "output": planned.plan.output,
     }
 
@@ -96,6 +99,7 @@ def plan_text(facts: dict[str, Any]) -> str:
     kind = f"{facts['precision']} on {facts['device']}"
     lines.append(("output", f"{facts['output']}, {kind}, fingerprint {facts['fingerprint'][:12]}"))
     lines += [("left out", error) for error in facts["quarantined"]]
+    lines += [("not read", text) for text in not_read(facts)]
     return "\n".join(f"{name:>8}  {text}" for name, text in lines)
 
 

@@ -8,6 +8,7 @@ from statistics import median
 from embedmill.jobs.page.facts import Facts
 from embedmill.jobs.page.sample import shown
 from embedmill.jobs.watch.history import PastRun
+from embedmill.jobs.watch.report import not_read
 from embedmill.schemas.report import FATES, RunReport
 
 FEW_TOKENS = 20_000  # a run of fewer says nothing about speed
@@ -78,6 +79,7 @@ def _against(facts: Facts) -> list[str]:
         files = ", ".join(map(shown, report.quarantined[:3]))
         more = f" and {count - 3} more" if count > 3 else ""
         lines.append(f"Unreadable shards were left out: {files}{more}.")
+    lines += [f"Under the input was not read: {line}." for line in not_read(report.to_json())]
     lines += _changed(report, [run for run in facts.runs if run.report][1:])
     return lines
 

@@ -51,9 +51,21 @@ def report_text(facts: dict[str, Any]) -> str:
         lines.append(("warning", said))
     if facts["quarantined"]:
         lines.append(("left out", ", ".join(facts["quarantined"])))
+    lines += [("not read", text) for text in not_read(facts)]
     lines += [("warning", line) for line in facts.get("warnings", [])]
     for sink in facts.get("sinks", []):
         lines += sink_lines(sink)
     if not facts["tokens"]:
         lines.append(("", "nothing was left to encode"))
     return "\n".join(f"{name:>8}  {text}" for name, text in lines)
+
+
+def not_read(facts: dict[str, Any]) -> list[str]:
+    """One line on what lies under the input and is not read, if there is anything."""
+    counts = facts.get("left_out") or {}
+    if not counts:
+        return []
+    said = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))
+    first = [where for where, _ in facts["left_out_named"][:3]]
+    more = ", ..." if sum(counts.values()) > len(first) else ""
+    return [f"{said}: {', '.join(first)}{more}"]

@@ -13,8 +13,11 @@ import string
 import pyarrow as pa
 
 from embedmill.pipeline.plan.shards import Found
+from embedmill.pipeline.plan.types import ID_TYPES, TEXT_TYPES, extension_of, joined, plain
 from embedmill.schemas.errors import InputError, SpecError
 from embedmill.schemas.spec import Input
+
+STRING = pa.string()
 
 
 def template_parts(template: str) -> list[tuple[str, str | None]]:
@@ -49,43 +52,53 @@ def carried_schema(spec: Input, found: list[Found]) -> pa.Schema:
     shards that differ.
     """
     first: pa.Schema | None = None
+    for name in text_columns(spec):
+        if all(pa.types.is_null(_field(item, name).type) for item in found):
+            what = f"column {name!r} is null here and in every other shard, not text"
+            raise InputError("COLUMN_TYPE", found[0].shard.uri, what, "name a string column")
     for item in found:
         schema = _check(spec, item)
-        if first is None:
-            first = schema
-        elif not schema.equals(first):
-            column = next(a.name for a, b in zip(schema, first, strict=True) if a != b)
+        first = schema if first is None else _join(first, schema, item, found[0])
+    assert first is not None, "there is at least one shard. This is a bug."
+    return first
+
+
+def _join(first: pa.Schema, schema: pa.Schema, item: Found, other: Found) -> pa.Schema:
+    """Both schemas in types that hold the values of both; InputError where there is none."""
+    fields = []
+    for a, b in zip(first, schema, strict=True):
+        kind = joined(a.type, b.type)
+        if kind is None:
             raise InputError(
                 "SCHEMA_MISMATCH",
                 item.shard.uri,
-                f"column {column!r} is {schema.field(column).type} here, and "
-                f"{first.field(column).type} in {found[0].shard.uri}",
+                f"column {a.name!r} is {shown(b.type)} here, and {shown(a.type)} in "
+                f"{other.shard.uri}",
                 "make the shards alike, or drop the column from the spec",
             )
-    assert first is not None, "there is at least one shard. This is a bug."
-    return first
+        fields.append(a.with_type(kind))
+    return pa.schema(fields)
 
 
 def _check(spec: Input, item: Found) -> pa.Schema:
     uri = item.shard.uri
     for name in text_columns(spec):
-        kind = _plain(_field(item, name).type)
-        if kind != pa.string():
+        field = _field(item, name)
+        if extension_of(field) not in TEXT_TYPES and plain(field.type) not in (STRING, pa.null()):
             raise InputError(
                 "COLUMN_TYPE",
                 uri,
-                f"column {name!r} is {_field(item, name).type}, not text",
+                f"column {name!r} is {shown(field.type)}, not text",
                 "name a string column",
             )
     fields = [pa.field("id", pa.string(), nullable=False)]
     if spec.id:
-        kind = _plain(_field(item, spec.id).type)
-        kind = pa.int64() if pa.types.is_integer(kind) else kind
-        if kind not in (pa.string(), pa.int64()):
+        kind = _id_type(_field(item, spec.id))
+        if kind not in (STRING, pa.int64(), pa.null()):
             raise InputError(
                 "COLUMN_TYPE",
                 uri,
-                f"id column {spec.id!r} is {kind}",
+                f"id column {spec.id!r} is {shown(kind)}",
                 "an id is a string or an integer",
             )
         fields = [pa.field(spec.id, kind, nullable=False)]
@@ -116,16 +129,26 @@ def _field(item: Found, name: str) -> pa.Field:
     raise InputError("COLUMN_MISSING", item.shard.uri, f"has no column {name!r}", hint)
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """One type for all that hold the same values: every kind of string is a string."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    strings = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return pa.string() if any(test(kind) for test in strings) else kind
+def _id_type(field: pa.Field) -> pa.DataType:
+    """How an id is stored: integers as int64, what has one form as text as string."""
+    kind = plain(field.type)
+    if extension_of(field) in TEXT_TYPES | ID_TYPES:
+        return STRING
+    if pa.types.is_decimal(kind) and kind.scale == 0:
+        return STRING
+    return pa.int64() if pa.types.is_integer(kind) else kind
+
+
+def shown(kind: pa.DataType) -> str:
+    """A type in a few words: of a nested one its kind is enough."""
+    text = str(kind)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _carriable(item: Found, name: str) -> pa.DataType:
     field = _field(item, name)
+    if extension_of(field) in TEXT_TYPES | ID_TYPES:
+        return STRING
     if _has_extension(field):
         raise InputError(
             "COLUMN_TYPE",
@@ -133,7 +156,7 @@ def _carriable(item: Found, name: str) -> pa.DataType:
             f"kept column {name!r} has an extension type",
             "keep its storage instead",
         )
-    return _plain(field.type)
+    return plain(field.type)
 
 
 def _has_extension(field: pa.Field) -> bool:

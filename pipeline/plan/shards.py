@@ -13,16 +13,23 @@ import stat
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedmill.pipeline.plan.tables import refuse_table, refuse_table_objects
 from embedmill.pipeline.store import hub, objects
 from embedmill.pipeline.store.client import SCHEMES
-from embedmill.pipeline.store.globs import ANY_PARQUET, expand_files, expand_objects, first_magic
-from embedmill.schemas.errors import EmbedmillError, InputError
+from embedmill.pipeline.store.globs import (
+    ANY_PARQUET,
+    LeftOut,
+    expand_files,
+    expand_objects,
+    first_magic,
+)
+from embedmill.schemas.errors import EmbedmillError, InputError, StorageError
 from embedmill.schemas.plan import Shard
 from embedmill.schemas.spec import Input
 
@@ -42,10 +49,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All shards of an input, and the ones that could not be read."""
+    """All shards of an input, those that could not be read, and what else lies there."""
 
     found: list[Found]
     quarantined: list[InputError]
+    others: LeftOut = field(default_factory=LeftOut)
 
     @property
     def left_out(self) -> list[str]:
@@ -57,11 +65,11 @@ def list_shards(spec: Input, output: str) -> Listing:
     """Lists the shards of the input and reads their footers; InputError if there are none."""
     patterns = [spec.path] if isinstance(spec.path, str) else spec.path
     places: dict[str, tuple[str, str]] = {}  # where it lies -> (uri, name)
-    closed: dict[str, InputError] = {}  # folders that cannot be listed
-    real = functools.cache(os.path.realpath)
+    others, real = LeftOut(), functools.cache(os.path.realpath)
     for pattern in patterns:
-        for uri, name in _expand(pattern, closed):
+        for uri, name in _expand(pattern, others):
             places.setdefault(_place(uri, real), (uri, name))
+    closed = {error.filename: _closed(error) for error in others.closed}
     _refuse_own_output(places, output)
     files = dict(places.values())
     _refuse_equal_names(files, spec.id)
@@ -74,7 +82,7 @@ def list_shards(spec: Input, output: str) -> Listing:
         raise _all_of(bad)
     if not found:
         raise bad[0]
-    return Listing(found, bad)
+    return Listing(found, bad, others)
 
 
 def open_shard(uri: str) -> pa.NativeFile:
@@ -89,7 +97,12 @@ def open_parquet(source: pa.NativeFile) -> pq.ParquetFile:
     theirs and raises whatever it likes; this too is a fault of the file.
     """
     try:
-        return pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
+        return pq.ParquetFile(
+            source,
+            page_checksum_verification=True,
+            pre_buffer=False,
+            coerce_int96_timestamp_unit="us",  # in ns, the year 9999 would read as 1816
+        )
     except (pa.ArrowException, OSError, MemoryError, EmbedmillError):
         raise
     except Exception as error:
@@ -107,21 +120,21 @@ def version_now(uri: str) -> tuple[int, str]:
     return found.size, found.version
 
 
-def _expand(pattern: str, closed: dict[str, InputError]) -> list[tuple[str, str]]:
-    """(uri, name) of every file that a path, folder or glob names.
-
-    Folders on the way that cannot be listed go into `closed`: what they hold must not be missed in
-    silence.
-    """
+def _expand(pattern: str, others: LeftOut) -> list[tuple[str, str]]:
+    """(uri, name) of every file that a path, folder or glob names; what is not read in `others`."""
     scheme, separator, _ = pattern.partition("://")
     if separator and scheme not in PROTOCOLS:
         raise InputError(
             "SCHEME", pattern, f"{scheme}:// is not supported", f"use {', '.join(PROTOCOLS)}"
         )
     if separator and scheme != "file":
-        if files := expand_objects(pattern):
+        before = others.counts.total()
+        files = expand_objects(pattern, others)
+        if files and (len(files) > 1 or files[0][0] != pattern):
+            refuse_table_objects(pattern, files[0][0][: -len(files[0][1]) - 1])
+        if files:
             return files
-        raise _nothing(pattern, "matches no object")
+        raise _nothing(pattern, _only(others, before, "matches no object"))
     path = Path(os.path.expanduser(pattern.split("://", 1)[-1])).absolute()
     try:
         if path.is_file():
@@ -133,12 +146,22 @@ def _expand(pattern: str, closed: dict[str, InputError]) -> list[tuple[str, str]
             raise _nothing(pattern, "no such file or folder")
     except PermissionError:
         raise _unreadable(str(path)) from None
-    refused: list[OSError] = []
-    names = list(expand_files(root, path.relative_to(root).parts or ANY_PARQUET, refused.append))
-    closed.update({error.filename: _closed(error) for error in refused})
-    if not names and not refused:
-        raise _nothing(pattern, "matches no file")
+    refuse_table(pattern, root)
+    before = others.counts.total()
+    names = list(expand_files(root, path.relative_to(root).parts or ANY_PARQUET, others))
+    if not names and not others.closed:
+        raise _nothing(pattern, _only(others, before, "matches no file"))
     return [(f"{root / name}", name) for name in names]
+
+
+def _only(others: LeftOut, before: int, what: str) -> str:
+    """What is said of an input without a file to read: also what else lies there."""
+    count = others.counts.total() - before
+    if not count:
+        return what
+    where, reason = others.named[-1]
+    do = "; a glob such as /* takes files of any suffix" if reason == "suffix" else ""
+    return f"{what}, {count:,} were left out (the last: {where}, {reason}){do}"
 
 
 def _unreadable(where: str) -> InputError:
@@ -192,6 +215,10 @@ def _read_or_error(uri: str, name: str) -> Found | EmbedmillError:
         return _read_footer(uri, name)
     except InputError as error:
         return error
+    except StorageError as error:
+        if error.code != "ARCHIVED":
+            raise
+        return InputError(error.code, uri, error.what, error.do)
     except PermissionError:
         return _unreadable(uri)
     except FileNotFoundError:

@@ -7,6 +7,7 @@ be text, because one bad row would fail the conversion of its whole column.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from operator import not_
 
@@ -69,14 +70,26 @@ def _alike(stretch: Stretch, types: dict[str, pa.DataType]) -> pa.Table:
         return pa.table({name: pa.nulls(stretch.count, kind) for name, kind in types.items()})
     columns = {}
     for name, kind in types.items():
-        column = stretch.rows.column(name)
-        if pa.types.is_dictionary(column.type):
-            values = [chunk.dictionary_decode() for chunk in column.chunks]
-            column = pa.chunked_array(values, column.type.value_type)
-        if pa.types.is_string_view(column.type):
-            column = pc.cast(column, pa.binary_view())
+        column = _storage(stretch.rows.column(name), kind)
         columns[name] = _cast(column, kind, name, stretch).combine_chunks()
     return pa.table(columns)
+
+
+def _storage(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """A column as plain values: no dictionary, no extension, what has a form as text as text."""
+    if pa.types.is_dictionary(column.type):
+        values = [chunk.dictionary_decode() for chunk in column.chunks]
+        column = pa.chunked_array(values, column.type.value_type)
+    if isinstance(column.type, pa.BaseExtensionType):
+        name, storage = column.type.extension_name, column.type.storage_type
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], storage)
+        if name == "arrow.uuid":
+            texts = [None if v is None else str(uuid.UUID(bytes=v)) for v in column.to_pylist()]
+            column = pa.chunked_array([pa.array(texts, pa.string())])
+    if pa.types.is_decimal(column.type) and kind == pa.large_binary():
+        texts = [None if v is None else f"{v:f}" for v in column.to_pylist()]
+        column = pa.chunked_array([pa.array(texts, pa.string())])
+    return pc.cast(column, pa.binary_view()) if pa.types.is_string_view(column.type) else column
 
 
 def _cast(

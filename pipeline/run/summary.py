@@ -63,6 +63,8 @@ def summarize(
         engine=tally.engine or idle,
         timeline=tally.timeline.since(began),
         version=_version(),
+        left_out=dict(planned.listing.others.counts),
+        left_out_named=[list(entry) for entry in planned.listing.others.named],
     )
 
 

@@ -21,12 +21,13 @@ WORDS = {
     "cut_rate": "of the rows lost text to max_tokens: see n_chars_cut, and model.long_text",
     "reject_rate": "of the rows have no vector: see the rejects",
     "collapse": "of the sequences have the vector of one with other ids: is this the right model?",
+    "shrink": "of the last snapshot's rows are gone: is the input whole?",
     "norm_spread": "is the spread of the vectors' norms over their mean: is this the right model?",
 }
 
 
 def measure(carried: pa.Table, records: list[PartRecord]) -> dict[str, float]:
-    """The gates' figures over carried and new parts."""
+    """The gates' figures over carried and new parts, and `rows`, those of the input."""
 
     def total(name: str) -> float:
         return sum(carried.column(name).to_pylist()) + sum(getattr(r, name) for r in records)
@@ -35,6 +36,7 @@ def measure(carried: pa.Table, records: list[PartRecord]) -> dict[str, float]:
     mean = total("norm_sum") / max(sequences, 1)
     variance = max(total("norm_squares") / max(sequences, 1) - mean**2, 0.0)
     return {
+        "rows": rows,
         "unk_rate": total("tokens_unknown") / max(total("tokens_encoded"), 1),
         "cut_rate": total("rows_cut") / max(out, 1),
         "reject_rate": (rows - out) / max(rows, 1),
@@ -43,10 +45,22 @@ def measure(carried: pa.Table, records: list[PartRecord]) -> dict[str, float]:
     }
 
 
-def judge(quality: Quality, carried: pa.Table, records: list[PartRecord], output: str) -> list[str]:
-    """The warnings, told on stderr, too; QualityError if a figure is above its gate's `fail`."""
+def shrink(rows: int, before: int) -> float:
+    """The share of the last snapshot's rows that are gone; 0 if there are more, or was none."""
+    return max(before - rows, 0) / max(before, 1)
+
+
+def judge(
+    quality: Quality, carried: pa.Table, records: list[PartRecord], output: str, before: int = 0
+) -> list[str]:
+    """Returns the warnings, and says them on stderr; QualityError if a gate fails.
+
+    `before`: rows of the last snapshot's input, 0 if there is none.
+    """
     warnings, failures = [], []
-    for name, figure in measure(carried, records).items():
+    figures = measure(carried, records)
+    figures["shrink"] = shrink(figures.pop("rows"), before)
+    for name, figure in figures.items():
         gate = getattr(quality, name)
         gate = gate if isinstance(gate, Gate) else Gate(fail=gate)
         line = f"{name} {figure:.4f} {WORDS[name]}"

@@ -45,9 +45,11 @@ CAUSES = {
     "[Cc]ertificate": "its certificate is not trusted",
 }
 DENIED = "ExpiredToken|InvalidToken|InvalidAccessKeyId|TokenRefreshRequired"
+ARCHIVED = ("InvalidObjectState", "BlobArchived", "BlobBeingRehydrated")
 SKEWED = "RequestTimeTooSkewed"
 # Asked last, for the machine's own account: nothing else had credentials.
 MACHINE = r"169\.254\.|/latest/api/token|/latest/meta-data|computeMetadata|/metadata/identity"
+EMPTY_NAME = "empty path segment|Path .* contained empty"  # of a key with //
 ELSEWHERE = "redirect without LOCATION|PermanentRedirect|AuthorizationHeaderMalformed"
 
 T = TypeVar("T")
@@ -59,6 +61,9 @@ def split(uri: str) -> tuple[str, str]:
     bucket, _, path = rest.partition("/")
     if not bucket:
         raise StorageError("STORE_NAME", uri, "names no bucket", f"write {scheme}://BUCKET/PATH")
+    if path.startswith("/") or "//" in path:
+        what = "has an empty folder name (//), which is not read as another place"
+        raise StorageError("STORE_NAME", uri, what, "write it with single slashes, or move it")
     return f"{scheme}://{bucket}", path.strip("/")
 
 
@@ -140,7 +145,9 @@ def passing(error: Exception) -> bool:
     """Whether the same request may succeed later."""
     status = _status(str(error))
     if status is None:
-        final = isinstance(error, ValueError) or re.search(f"{MACHINE}|{ELSEWHERE}", str(error))
+        final = isinstance(error, ValueError) or re.search(
+            f"{MACHINE}|{ELSEWHERE}|{EMPTY_NAME}", str(error)
+        )
         return not final
     return status in (408, 429) or (status >= 500 and status != 501)
 
@@ -150,6 +157,9 @@ def failure(where: str, error: Exception) -> StorageError:
     text = str(error)
     status, known = _status(text), re.search(r"<Code>\s*([\w.]+)", text)
     code = f" {known[1]}" if known else ""
+    if odd := re.search(r'Path "([^"]*)" contained empty', text):
+        what = f"the key {odd[1]!r} has an empty folder name (//), which cannot be read"
+        return StorageError("STORE_NAME", where, what, "rename it")
     if isinstance(error, ValueError):  # of the name alone
         return StorageError("STORE_NAME", where, "objects cannot have that name", "rename it")
     if re.search(MACHINE, text):
@@ -158,15 +168,18 @@ def failure(where: str, error: Exception) -> StorageError:
     if known and known[1] == SKEWED:
         what = f"the store says that this machine's clock is wrong ({status}{code})"
         return StoreAway("ACCESS_DENIED", where, what, "set the clock; the same command resumes")
+    if known and known[1] in ARCHIVED:
+        what = f"is archived: the store keeps it where it cannot be read ({status} {known[1]})"
+        return StorageError("ARCHIVED", where, what, "restore it, then run again")
+    if re.search(ELSEWHERE, text):
+        what = "the bucket is in another region than the one that was asked"
+        return StorageError("WRONG_REGION", where, what, "set AWS_REGION")
     if status in (401, 403) or (status == 400 and re.search(DENIED, text)):
         what = f"the store refuses these credentials ({status}{code})"
         return StoreAway("ACCESS_DENIED", where, what, "see docs/stores.md for where they go")
     if status == 404:
         what = f"there is no such bucket or container ({status}{code})"
         return StorageError("NO_BUCKET", where, what, "create it, or check the name")
-    if re.search(ELSEWHERE, text):
-        what = "the bucket is in another region than the one that was asked"
-        return StorageError("WRONG_REGION", where, what, "set AWS_REGION")
     if status == 501:
         what = f"the store does not know conditional creation ({status}{code})"
         return StorageError("NO_CONDITION", where, what, "see docs/stores.md for such stores")
