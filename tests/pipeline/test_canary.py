@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from embedmill.pipeline.canary import TEXTS, Canary, make_canary
+from embedmill.pipeline.canary import TEXTS, Canary, canary_name, make_canary
+from embedmill.pipeline.encode.reference import Reference
 from embedmill.pipeline.load import load_encoder
 from embedmill.pipeline.plan.plan import make_plan
 from embedmill.pipeline.run.inline import run_inline
@@ -62,6 +65,64 @@ def test_the_canary_is_made_once(job: tuple[Store, Any, Spec]) -> None:
 
     assert 1 == len(before)
     assert before == list(store.list("_embed/canary"))
+
+
+@pytest.fixture
+def asked(
+    job: tuple[Store, Any, Spec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., bool]:
+    """Makes the canary of another output; whether the reference was asked. An empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    means, calls = Reference.means, []
+    monkeypatch.setattr(Reference, "means", lambda *given: calls.append(given) or means(*given))
+
+    def other(name: str, **model: Any) -> bool:
+        calls.clear()
+        spec = job[2].model_copy(update={"model": job[2].model.model_copy(update=model)})
+        store = open_store(str(tmp_path / name))
+        plan = make_plan(spec, store).plan
+        make_canary(store, plan)
+        if not model:
+            assert np.allclose(_answers(store, plan), _answers(job[0], job[1].plan), atol=1e-5)
+        return bool(calls)
+
+    return other
+
+
+def _answers(store: Store, plan: Plan) -> list[list[float]]:
+    data = pa.py_buffer(store.read(canary_name(plan)))
+    table = pa.ipc.open_file(data).read_all()
+    return [row for column in ("input", "hidden") for row in table[column].to_pylist()]
+
+
+def test_another_output_asks_only_if_something_else_decides(asked: Callable[..., bool]) -> None:
+    assert asked("first")
+    assert not asked("second")
+    for n, change in enumerate(
+        [{"max_tokens": 40}, {"special_tokens_in_text": "parse"}, {"truncation": "only_first"}]
+    ):
+        assert asked(f"changed-{n}", **change), change
+        assert not asked(f"changed-{n}-again", **change), change
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-9] + b"\1" * 9,
+                                    lambda data: b""])  # fmt: skip
+def test_kept_answers_that_are_damaged_are_asked_for_again(
+    asked: Callable[..., bool], tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    assert asked("first")
+    (kept,) = (tmp_path / "cache" / "embedmill" / "reference").iterdir()
+    kept.write_bytes(damage(kept.read_bytes()))
+    assert asked("second")
+    assert not asked("third")
+
+
+def test_a_home_that_takes_no_files_keeps_no_answers(
+    asked: Callable[..., bool], tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    assert asked("first")
+    assert asked("second")
 
 
 def test_an_encoder_with_one_wrong_weight_does_not_start(job: tuple[Store, Any, Spec]) -> None:
