@@ -15,6 +15,7 @@ import click
 
 from embedmill.jobs.process.ending import fail, listened, storage_error
 from embedmill.schemas.errors import EmbedmillError, Interrupted
+from embedmill.schemas.terminal import visible
 
 SETS = click.option(
     "--set", "sets", multiple=True, metavar="A.B=C", help="Override a field of the spec."
@@ -26,6 +27,7 @@ ADDRESS = click.option(
     "--address", required=True, metavar="URL", help="The cluster's dashboard: http://HEAD:8265."
 )
 IMAGE = "embedmill:latest"
+CONTROLS = {n: f"\\u{n:04x}" for n in range(0x7F, 0xA0)}  # JSON leaves these as they are
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -291,4 +293,5 @@ def _main(as_json: bool) -> None:
 
 
 def _print(facts: dict[str, Any], text: str, as_json: bool) -> None:
-    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else text)
+    said = json.dumps(facts, ensure_ascii=False) if as_json else visible(text, keep="\n\t")
+    click.echo(said.translate(CONTROLS))

@@ -11,7 +11,6 @@ killed goes on where it was, and a load of what is there already does nothing.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from typing import Any
 
@@ -32,6 +31,7 @@ from embedmill.schemas.errors import EmbedmillError, QualityError, SpecError, St
 from embedmill.schemas.plan import Plan
 from embedmill.schemas.sinks import Index
 from embedmill.schemas.spec import Spec
+from embedmill.schemas.terminal import say
 
 
 def index(spec: Spec) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def index(spec: Spec) -> dict[str, Any]:
             first_error = first_error or error
             load.facts |= {"error": str(error), "exit_code": error.exit_code}
             if error is not first_error:
-                print(f"embedmill: {error}", file=sys.stderr)
+                say(f"{error}")
         found.append(load.facts)
     report = {"output": store.uri, "snapshot": snapshot.manifest.generation, "sinks": found}
     data = json.dumps(report, indent=1, ensure_ascii=False).encode()

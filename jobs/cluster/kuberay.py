@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from embedmill.jobs.cluster.portable_spec import travelling, whole
 from embedmill.schemas.errors import SpecError
 from embedmill.schemas.spec import Encoders, Spec
 from embedmill.schemas.spec_file.load import dump_spec
+from embedmill.schemas.terminal import say
 
 MOUNT = "/etc/embedmill"
 READERS, ENCODERS = 4, 8  # most nodes of each kind, where the spec does not say
@@ -65,7 +65,7 @@ def _refuse_local(spec: Spec) -> None:
             raise SpecError("SCHEDULE", "", what)
     if Path(os.path.expanduser(spec.model.name)).is_dir():
         said = f"the image has to have the model in {whole(spec.model.name)}"
-        print(f"embedmill: {said}", file=sys.stderr)
+        say(f"{said}")
 
 
 def _object(api: str, kind: str, name: str, **more: Any) -> dict[str, Any]:

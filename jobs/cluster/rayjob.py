@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import os
 import ssl
-import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from embedmill.schemas.terminal import say
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EVERY_SECONDS = 10.0
@@ -29,7 +30,7 @@ def main(path: str) -> int:
     namespace = (account / "namespace").read_text().strip()
     jobs = f"{_server()}/apis/ray.io/v1/namespaces/{namespace}/rayjobs"
     name = _ask(account, jobs, Path(path).read_bytes())["metadata"]["name"]
-    print(f"embedmill: started {name}", file=sys.stderr, flush=True)
+    say(f"started {name}")
     failures = 0
     while failures < PATIENCE:
         time.sleep(float(os.environ.get("EMBEDMILL_POLL_SECONDS", EVERY_SECONDS)))
@@ -37,13 +38,13 @@ def main(path: str) -> int:
             status = _ask(account, f"{jobs}/{name}").get("status", {})
         except OSError as error:
             failures += 1
-            print(f"embedmill: {error}", file=sys.stderr, flush=True)
+            say(f"{error}")
             continue
         failures = 0
         state = status.get("jobDeploymentStatus", "")
         if state in ("Complete", "Failed", "ValidationFailed"):
             result = status.get("jobStatus") or state
-            print(f"embedmill: {name} {result} {status.get('message', '')}", file=sys.stderr)
+            say(f"{name} {result} {status.get('message', '')}")
             return 0 if result == "SUCCEEDED" else 75
     return 75
 

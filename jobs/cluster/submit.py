@@ -36,6 +36,7 @@ from embedmill.pipeline.run.log import RUN_ID, new_run_id
 from embedmill.schemas.errors import EmbedmillError, Interrupted, SpecError, TryAgain
 from embedmill.schemas.spec import Spec
 from embedmill.schemas.spec_file.load import dump_spec
+from embedmill.schemas.terminal import say
 
 ENTRYPOINT = "python -m embedmill run job.yaml --json"
 GRACE_SECONDS = 600  # for the units in flight of a stopped job, before Ray kills it
@@ -67,7 +68,7 @@ def submit(spec: Spec, address: str, *, wait: bool = True) -> tuple[dict[str, An
         except Signalled:
             _see_what_was_sent(client, run_id, signals.came[0])
         facts = {"run_id": run_id, "address": address, "output": whole(spec.output.path)}
-        print(f"embedmill: run {run_id} is submitted to {address}", file=sys.stderr)
+        say(f"run {run_id} is submitted to {address}")
         if not wait and not signals.came:
             return facts, 0
         said, info = asyncio.run(_follow(client, run_id, signals))
@@ -171,7 +172,7 @@ async def _follow(
                 await asyncio.sleep(1)
             if signals.came and not stopping:
                 stopping = True
-                print("embedmill: stopping the run; once more leaves it", file=sys.stderr)
+                say("stopping the run; once more leaves it")
                 with signals.raised():
                     client.stop_job(run_id)
             if len(signals.came) > 1:
@@ -219,7 +220,7 @@ class _Lines:
             if isinstance(found, dict) and "exit_code" in found:
                 self.said = found
                 return
-        print(text, file=sys.stderr, flush=True)
+        say(text, prefix="")
 
     def take_all(self, text: str) -> None:
         """The whole log, from its first line."""

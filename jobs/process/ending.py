@@ -12,6 +12,7 @@ from threading import current_thread, main_thread
 from typing import Any
 
 from embedmill.schemas.errors import EmbedmillError, Interrupted, SpecError, StorageError
+from embedmill.schemas.terminal import visible
 
 
 class Listened:
@@ -73,9 +74,9 @@ def fail(error: EmbedmillError, as_json: bool) -> None:
             signal.signal(number, signal.SIG_IGN)
     line = str(error)
     if not isinstance(error, SpecError):  # that one has a line for every problem
-        line = "embedmill: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+        line = "embedmill: " + visible(line)
     facts = {"error": str(error), "code": error.code, "exit_code": error.exit_code}
-    print(line, file=sys.stderr, flush=True)
+    print(visible(line, keep="\n"), file=sys.stderr, flush=True)
     if as_json:
         with contextlib.suppress(OSError):  # a full disk has taken the line above
             print(json.dumps(facts), flush=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Any
 
 from embedmill.pipeline.store.output import Store
 from embedmill.schemas.errors import Interrupted
+from embedmill.schemas.terminal import say
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -40,7 +40,7 @@ class Interrupts:
         if self._signal is not None:
             raise self._error()
         self._signal = number
-        print("embedmill: finishing the units in flight; once more stops now", file=sys.stderr)
+        say("finishing the units in flight; once more stops now")
         self._store.create(self._stop_name, b"stop")
 
     def _error(self) -> Interrupted:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from embedmill.pipeline.run.receipt import Receipt
+from embedmill.schemas.terminal import say
 
 EVERY_SECONDS = 10.0
 
@@ -41,9 +42,6 @@ class Progress:
             self._bar.update(receipt.record.rows_in)
         elif now - self.said >= EVERY_SECONDS or self.done == self.rows:
             left = (now - self.began) * (self.rows - self.done) / max(1, self.done)
-            print(
-                f"{self.done:,} of {self.rows:,} rows, {rate:,.0f} tokens/s, {left:,.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            rows = f"{self.done:,} of {self.rows:,} rows"
+            say(f"{rows}, {rate:,.0f} tokens/s, {left:,.0f} s left", prefix="")
             self.said = now

@@ -30,6 +30,7 @@ from embedmill.pipeline.store.output import Store, open_store
 from embedmill.pipeline.vectors.ranges import ranges_of
 from embedmill.schemas.errors import ModelError, SpecError
 from embedmill.schemas.plan import Plan, VectorColumn
+from embedmill.schemas.terminal import visible
 
 BATCH_ROWS = 4096
 KEPT_ROWS = 256  # kept columns may hold whole documents
@@ -76,12 +77,13 @@ def search_text(result: dict[str, Any]) -> str:
     """The hits for people, one a line: rank, score, id, kept columns."""
     if not result["hits"]:
         return "no rows"
-    width = min(40, max(len(str(hit["id"])) for hit in result["hits"]))
+    ids = [visible(str(hit["id"])) for hit in result["hits"]]
+    width = min(40, max(map(len, ids)))
     lines = []
-    for rank, hit in enumerate(result["hits"], 1):
+    for rank, (hit, known) in enumerate(zip(result["hits"], ids, strict=True), 1):
         kept = [str(value) for name, value in hit.items() if name not in ("id", "score")]
-        rest = " | ".join(" ".join(text.split())[:120] for text in kept)
-        lines.append(f"{rank:>3}  {hit['score']:.4f}  {hit['id']!s:<{width}}  {rest}".rstrip())
+        rest = " | ".join(visible(" ".join(text.split())[:120]) for text in kept)
+        lines.append(f"{rank:>3}  {hit['score']:.4f}  {known:<{width}}  {rest}".rstrip())
     return "\n".join(lines)
 
 

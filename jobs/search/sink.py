@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from embedmill.pipeline.store.output import Store
 from embedmill.schemas.errors import ConflictError, SpecError
 from embedmill.schemas.plan import Plan, VectorColumn
 from embedmill.schemas.sinks import Index
+from embedmill.schemas.terminal import say
 
 
 def search_sink(
@@ -39,7 +39,7 @@ def search_sink(
             other = loaded.generation != newest.manifest.generation
             said = f"the output {newest.manifest.generation}" if other else "of another output"
             said = f"{name} has snapshot {loaded.generation}, {said}: run index"
-            print(f"embedmill: {said}", file=sys.stderr)
+            say(f"{said}")
         wanted = conditions(where, shape.carried)
         names = [field.name for field in shape.carried]
         found = sink.nearest(vector(plan, shape.column), k, wanted, names)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from embedmill.pipeline.store.output import Store, open_store
+from embedmill.schemas.terminal import say
 
 EVERY_SECONDS = 2.0
 SILENCE_SECONDS = 300.0  # without a word: said, because a killed run leaves no end
@@ -26,7 +26,7 @@ def follow(output: str, sleep: Callable[[float], Any] = time.sleep) -> Iterator[
     newest_over = max(over, default="")
     while not (open_runs := sorted(run for run in _runs(store) - over if run > newest_over)):
         if not told:
-            print("embedmill: no run is going on; waiting for one", file=sys.stderr, flush=True)
+            say("no run is going on; waiting for one")
         told = True
         sleep(EVERY_SECONDS)
     run, number, silent = open_runs[-1], 0, 0.0

@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import math
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from embedmill.pipeline.model.sentence_folder import (
 )
 from embedmill.pipeline.store.client import SCHEMES
 from embedmill.schemas.errors import ModelError
+from embedmill.schemas.terminal import say
 
 DENSE_MARK = ">dense"  # behind a pooling: the model's dense layers follow it
 ENDLESS = 1 << 30  # what tokenizers without a limit say is far above
@@ -149,8 +149,7 @@ def own_length(home: Path) -> int | None:
 def warn_unpinned(model: ModelFolder, revision: str | None) -> None:
     """One line where another day may bring another model under the same name."""
     if model.revision and not revision:
-        said = f"embedmill: {model.name} is at {model.revision} today; pin it as model.revision"
-        print(said, file=sys.stderr)
+        say(f"{model.name} is at {model.revision} today; pin it as model.revision")
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from embedmill.pipeline.run.signals import unheard
 from embedmill.pipeline.store.output import open_store
 from embedmill.schemas.errors import EmbedmillError, InputError, ModelError, TryAgain
 from embedmill.schemas.plan import Plan, Unit
+from embedmill.schemas.terminal import say
 
 MOST_ROWS = 16  # of one unit that kill; if there are more, it is not the rows that are bad
 SERVE = "from embedmill.pipeline.run.isolated import serve; serve()"
@@ -39,7 +40,7 @@ def encode_apart(plan: Plan, unit: Unit) -> Encoded:
     Raises what the unit raises; InputError, ModelError or TryAgain if it is no row that kills.
     """
     what = f"unit {unit.key} was begun {MOST} times and not finished"
-    print(f"embedmill: {what}; encoding it in a process of its own", file=sys.stderr, flush=True)
+    say(f"{what}; encoding it in a process of its own")
     store = open_store(plan.output)
     poison, looked = poison_of(store, unit), False
     with _Child(plan) as child:

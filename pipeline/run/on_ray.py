@@ -48,6 +48,7 @@ from embedmill.pipeline.tokens.tokenizer import Tokenizer
 from embedmill.schemas.errors import ModelError
 from embedmill.schemas.plan import Plan, Unit
 from embedmill.schemas.spec import Run
+from embedmill.schemas.terminal import say
 
 LOOK_SECONDS = 1.0  # between looks for a stop, while there is no encoder yet
 
@@ -248,7 +249,7 @@ class _Encode:
             self.canary.check()
         except ModelError as error:
             # Nothing of this process is to be trusted: Ray replaces it and redoes its units.
-            print(f"embedmill: {error}", file=sys.stderr, flush=True)
+            say(f"{error}")
             os._exit(1)
         return encoded
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +27,7 @@ from embedmill.pipeline.run.signals import handlers_kept, muted
 from embedmill.schemas.errors import EmbedmillError
 from embedmill.schemas.plan import Plan, Unit
 from embedmill.schemas.spec import Encoders, Run
+from embedmill.schemas.terminal import say
 
 
 @contextmanager
@@ -88,8 +88,7 @@ def _autoscaled() -> Nodes | None:
 
 def _tell_idle_gpus(plan: Plan, alive: Nodes) -> None:
     if plan.settings.device == "cpu" and any(node.get("GPU") for node, _ in alive):
-        line = "embedmill: the cluster has GPUs that stay idle; run.device: cuda would use them"
-        print(line, file=sys.stderr)
+        say("the cluster has GPUs that stay idle; run.device: cuda would use them")
 
 
 def quiet_context(patience: float) -> None:

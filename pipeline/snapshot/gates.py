@@ -8,13 +8,13 @@ everything.
 from __future__ import annotations
 
 import math
-import sys
 
 import pyarrow as pa
 
 from embedmill.schemas.errors import QualityError
 from embedmill.schemas.manifest import PartRecord
 from embedmill.schemas.quality import Gate, Quality
+from embedmill.schemas.terminal import say
 
 WORDS = {
     "unk_rate": "of the tokens are [UNK]: is this the vocabulary of these texts' language?",
@@ -76,5 +76,5 @@ def judge(
             "parts stay, no manifest was made; mend it, or set output.quality and run again",
         )
     for line in warnings:
-        print(f"embedmill: {line}", file=sys.stderr)
+        say(f"{line}")
     return warnings

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from tokenizers.models import WordPiece
 from embedmill.pipeline.tokens.prefix import border
 from embedmill.pipeline.tokens.wordwise import Flat, Ids, text_by_text, word_by_word
 from embedmill.schemas.errors import ModelError
+from embedmill.schemas.terminal import say
 
 CACHE_ENTRIES = 1 << 16  # words that nanotoken keeps: some 20 MB, however large the corpus
 AGAIN, AGAIN_CHARS = 4, 4096  # texts of a call that are compared, if they are not huge
@@ -132,5 +132,5 @@ def _proved(content: str, specials_are_text: bool) -> Any:
         what = "gives other ids"
     except Exception as error:  # whatever it is, the reference can do without
         what = f"cannot be used ({(str(error).splitlines() or [''])[0][:120]})"
-    print(f"embedmill: nanotoken {what} for this tokenizer: not used", file=sys.stderr)
+    say(f"nanotoken {what} for this tokenizer: not used")
     return None

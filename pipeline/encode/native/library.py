@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from functools import cache
@@ -74,8 +75,8 @@ def _digest(options: list[str]) -> str:
 
 def _load(options: list[str], kept: Path) -> ctypes.CDLL:
     """The library, compiled unless it is kept; OSError or SubprocessError where that fails."""
-    if kept.is_absolute() and kept.exists():
-        return ctypes.CDLL(str(kept))
+    if found := _kept(kept):
+        return found
     compiler = shutil.which("gcc")
     if compiler is None:
         raise FileNotFoundError("gcc")
@@ -88,12 +89,47 @@ def _load(options: list[str], kept: Path) -> ctypes.CDLL:
         return ctypes.CDLL(str(made))
 
 
+def _ours(folder: Path) -> bool:
+    """Whether nobody but this user can write into a folder: what lies there is code that we run."""
+    entry = folder.lstat()
+    return stat.S_ISDIR(entry.st_mode) and entry.st_uid == os.getuid() and not entry.st_mode & 0o022
+
+
+def _kept(kept: Path) -> ctypes.CDLL | None:
+    """The kept library; None if there is none, or it is another's, or not whole.
+
+    What is loaded is a copy in memory of the bytes whose digest was compared, so that nothing can
+    change between the two.
+    """
+    try:
+        if not (kept.is_absolute() and _ours(kept.parent)):
+            return None
+        data = kept.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(data[:-32]).digest() != data[-32:]:
+        return None
+    memory = os.memfd_create(kept.name)
+    try:
+        with os.fdopen(memory, "wb", closefd=False) as file:
+            file.write(data)
+        return ctypes.CDLL(f"/proc/self/fd/{memory}")
+    finally:
+        os.close(memory)
+
+
 def _keep(made: Path, kept: Path) -> None:
-    """Puts a whole file in place, whoever else does so; a disk that takes none is no obstacle."""
+    """Puts a whole file in place, its digest behind it; a disk that takes none is no obstacle."""
     part = kept.with_suffix(f".{os.getpid()}")
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(made, part)
+        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not _ours(kept.parent):
+            return
+        data = made.read_bytes()
+        with part.open("wb") as file:
+            file.write(data + hashlib.sha256(data).digest())
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(kept)
     except OSError:
         with contextlib.suppress(OSError):
