@@ -13,6 +13,7 @@ from embedmill.jobs.process.progress import Progress
 from embedmill.pipeline.load import load_tokenizer
 from embedmill.pipeline.parts.commit import adopt_all, commit_snapshot, overtaken
 from embedmill.pipeline.plan.plan import Planned, freeze, make_plan
+from embedmill.pipeline.plan.shards import refuse_output_above
 from embedmill.pipeline.reuse.reuse import freeze_index
 from embedmill.pipeline.run.freeze_ranges import freeze_ranges
 from embedmill.pipeline.run.log import RunLog
@@ -32,6 +33,7 @@ def run(spec: Spec) -> RunReport:
     """Brings the output up to date with the input; raises what went wrong, resumable."""
     began = time.time()
     store = open_store(spec.output.path)
+    refuse_output_above(spec.input, store.uri)
     log = RunLog(store, store.probe(spec.output.single_writer))
     try:
         planned = make_plan(spec, store)
@@ -73,8 +75,7 @@ def _run(
                 log.event("progress", rows=tally.rows, tokens=tally.tokens)
         if len(records) < len(planned.units):
             interrupts.check()
-        before = planned.base.manifest.rows_in if planned.base else 0
-        warnings = judge(spec.output.quality, planned.carried, records, store.uri, before)
+        warnings = judge(spec.output.quality, planned.carried, records, store.uri, planned.before)
         try:
             manifest = commit_snapshot(store, planned, name, records)
         except ConflictError:

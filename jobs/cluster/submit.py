@@ -30,6 +30,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from embedmill.jobs.cluster.portable_spec import travelling, whole
+from embedmill.jobs.cluster.waiting import Waiting
 from embedmill.jobs.process.signals import Signalled, Signals
 from embedmill.pipeline.run.failures import unreachable
 from embedmill.pipeline.run.log import RUN_ID, new_run_id
@@ -74,7 +75,7 @@ def submit(spec: Spec, address: str, *, wait: bool = True) -> tuple[dict[str, An
         said, info = asyncio.run(_follow(client, run_id, signals))
     number = signals.came[0] if signals.came else 0
     if said is None:
-        raise _died(run_id, info, number)
+        raise _died(run_id, info, number, Waiting(client, run_id).cause())
     return said, 128 + number if number and said["exit_code"] else said["exit_code"]
 
 
@@ -196,8 +197,17 @@ async def _follow(
 
 
 async def _ended(client: JobSubmissionClient, run_id: str, lines: _Lines) -> JobDetails:
-    """Shows what the job says until it has ended."""
-    await _tail(client, run_id, lines)
+    """Shows what the job says until it has ended, and what it waits for before it starts."""
+    tail, waiting = asyncio.ensure_future(_tail(client, run_id, lines)), Waiting(client, run_id)
+    try:
+        while not tail.done():
+            await asyncio.wait({tail}, timeout=2)
+            if not tail.done() and waiting.due():
+                info = client.get_job_info(run_id)
+                waiting.look(str(info.status), info.message or "")
+        await tail
+    finally:
+        tail.cancel()
     while (info := client.get_job_info(run_id)).status not in ENDED:
         await asyncio.sleep(1)
     return info
@@ -246,11 +256,13 @@ def _interrupted(number: int, what: str, do: str, place: str = "") -> Interrupte
     return error
 
 
-def _died(run_id: str, info: JobDetails, number: int) -> EmbedmillError:
-    """The job ended without a word of ours."""
+def _died(run_id: str, info: JobDetails, number: int, cause: str) -> EmbedmillError:
+    """The job ended without a word of ours; `cause`: why no worker of the cluster starts."""
     if info.status == "STOPPED":
         number = number or signal.SIGTERM
-        return _interrupted(number, "was stopped", "the same command resumes", run_id)
+        said = f"was stopped before it started ({cause})" if cause else "was stopped"
+        return _interrupted(number, said, "the same command resumes", run_id)
     what = (info.message or "").strip().splitlines()
     reason = f"its driver ended {what[0] if what else 'without a word'}"
+    reason += f" ({cause})" if cause else ""
     return TryAgain("JOB_DIED", run_id, reason, "the same command resumes")

@@ -51,6 +51,11 @@ class Planned:
     counts: dict[str, int]  # shards, rows, rows_new, rows_changed, rows_carried
 
     @property
+    def before(self) -> int:
+        """Rows of the last snapshot's input; 0 if there is none."""
+        return self.base.manifest.rows_in if self.base else 0
+
+    @property
     def unchanged(self) -> bool:
         """Whether the last snapshot already is what this plan would make."""
         if self.base is None or self.units:

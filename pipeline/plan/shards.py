@@ -85,6 +85,19 @@ def list_shards(spec: Input, output: str) -> Listing:
     return Listing(found, bad, others)
 
 
+def refuse_output_above(spec: Input, output: str) -> None:
+    """InputError if a path of the input lies under the output: asked before anything is written.
+
+    What leads there by a link is found when the input is listed.
+    """
+    for pattern in [spec.path] if isinstance(spec.path, str) else spec.path:
+        path = os.path.expanduser(pattern.removeprefix("file://"))
+        if "://" not in path:
+            parts = Path(path).absolute().parts
+            path = os.path.realpath(Path(*parts[: first_magic(parts)]))
+        _refuse_own_output({path: (pattern, "")}, output)
+
+
 def open_shard(uri: str) -> pa.NativeFile:
     """A shard for ranged reads; one in a bucket raises INPUT_CHANGED once it is replaced."""
     return objects.open_object(uri, keep=True) if "://" in uri else pa.OSFile(uri)

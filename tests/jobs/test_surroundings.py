@@ -84,6 +84,14 @@ def test_an_output_that_is_the_input_or_above_it(bench: Bench, place: str) -> No
     bench.refuses(3, "INPUT_INSIDE_OUTPUT", output__path=f"{bench.folder}/{place}")
 
 
+def test_what_needs_no_store_is_checked_before_one_is_tried(
+    bench: Bench, mount: Callable[[str], Path]
+) -> None:
+    """Of an output that cannot be written to and is above its input, the second is said."""
+    root = mount("ro")
+    bench.refuses(3, "INPUT_INSIDE_OUTPUT", input__path=f"{root}/in", output__path=str(root))
+
+
 def test_the_root_of_all_is_no_output(bench: Bench) -> None:
     bench.refuses(3, "INPUT_INSIDE_OUTPUT", output__path="/")
 
