@@ -12,8 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ray.job_submission import JobSubmissionClient
-
 from embedmill.schemas.errors import TryAgain
 from embedmill.schemas.terminal import say
 
@@ -26,8 +24,9 @@ class Waiting:
     """Says after some seconds, and then once a minute, what a pending job waits for."""
 
     def __init__(
-        self, client: JobSubmissionClient, run_id: str, clock: Callable[[], float] = time.monotonic
+        self, client: Any, run_id: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        """`client`: Ray's JobSubmissionClient."""
         self._client, self._run_id, self._clock = client, run_id, clock
         self._next = clock() + FIRST_SECONDS
 
