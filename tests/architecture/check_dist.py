@@ -47,7 +47,9 @@ def source_problems(path: Path) -> list[str]:
     folder = f"{name}-{version}/"
     problems = [f"outside {folder} {one}" for one in names if not one.startswith(folder)]
     inside = [one.removeprefix(folder) for one in names]
-    problems += [f"no {one}" for one in ("LICENSE", "README.md", "pyproject.toml") if one not in inside]
+    problems += [
+        f"no {one}" for one in ("LICENSE", "README.md", "pyproject.toml") if one not in inside
+    ]
     return problems + _problems(inside)
 
 

@@ -12,7 +12,9 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = sorted((ROOT / "locks").glob("*.txt"))
 HASHED = [path for path in LOCKS if path.name != "torch.txt"]
-LOCKED = re.compile(r"([a-z0-9-]+==[^ \n]+(?: ; [^\n]+?)?)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
+LOCKED = re.compile(
+    r"([a-z0-9-]+==[^ \n]+(?: ; [^\n]+?)?)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n"
+)
 REFUSED = {
     "file:": r"file:",
     "an address": r"https?:|git\+|://| @ ",

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 kubernetes_validate = pytest.importorskip(
-    "kubernetes_validate", reason="the package kubernetes-validate is not installed (make setup-test)"
+    "kubernetes_validate",
+    reason="the package kubernetes-validate is not installed (make setup-test)",
 )
 
 KUBERNETES = "1.33"
