@@ -17,10 +17,14 @@ RUN apt-get update \
 USER 1000
 
 COPY --chown=1000:100 . /home/ray/embedmill
-# Bounds of versions are pyproject.toml's; the base image fixes Ray and Python.
-# hadolint ignore=DL3013,SC2086
-RUN pip install --no-cache-dir ${PIP_ARGS} "/home/ray/embedmill[cluster]" \
-    && rm -rf /home/ray/embedmill
+# Versions are those of locks/; the base image fixes Ray and Python.
+WORKDIR /home/ray/embedmill
+# hadolint ignore=SC2086
+RUN pip install --no-cache-dir --no-deps --require-hashes -r locks/run.txt -r locks/cluster.txt \
+    && pip install --no-cache-dir ${PIP_ARGS} -r locks/torch.txt \
+    && pip install --no-cache-dir --no-deps --no-build-isolation . \
+    && rm -rf /home/ray/embedmill/*
+WORKDIR /home/ray
 
 # Ray and its jobs ask for a token, and call nobody.
 ENV RAY_AUTH_MODE=token \

