@@ -32,14 +32,19 @@ LONG = (
 
 def group_of(path: Path) -> str:
     """The folder or the file whose tests run in one process."""
-    name = path.relative_to(TESTS).as_posix()
+    name = _name(path)
     return next((folder for folder in SHARED if name.startswith(f"{folder}/")), name)
 
 
 def rank(path: Path) -> int:
     """How early a test file comes: its place in LONG."""
-    name = path.relative_to(TESTS).as_posix()
+    name = _name(path)
     return next((n for n, long in enumerate(LONG) if name.startswith(long)), len(LONG))
+
+
+def _name(path: Path) -> str:
+    """A test file by its place in tests/; one elsewhere, which a test has made, as it is."""
+    return path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else path.as_posix()
 
 
 class Order:

@@ -12,8 +12,8 @@ import string
 
 import pyarrow as pa
 
+from embedmill.pipeline.plan.column_types import ID_TYPES, TEXT_TYPES, extension_of, joined, plain
 from embedmill.pipeline.plan.shards import Found
-from embedmill.pipeline.plan.types import ID_TYPES, TEXT_TYPES, extension_of, joined, plain
 from embedmill.schemas.errors import InputError, SpecError
 from embedmill.schemas.spec import Input
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedmill.pipeline.plan.types import has_view, joined, plain
+from embedmill.pipeline.plan.column_types import has_view, joined, plain
 from embedmill.schemas.errors import InputError
 from tests.pipeline.conftest import Job
 
