@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedmill.pipeline.model.claims import refuse_missing_ends
 from embedmill.pipeline.model.folder import DENSE_MARK, ModelFolder, open_model
 from embedmill.pipeline.plan.resolve import resolve_device
 from embedmill.pipeline.tokens.tokenizer import Tokenizer
@@ -63,6 +64,7 @@ def load_tokenizer(plan: Plan) -> Tokenizer:
         )
     pair = plan.identity["pair"] is not None
     check_segments(tokenizer, plan.model["types"], pair)
+    refuse_missing_ends(folder_of(plan), *tokenizer.ends())
     check_room(tokenizer, plan.model["prompt"], pair, plan.identity["stride"])
     return tokenizer
 
@@ -70,6 +72,9 @@ def load_tokenizer(plan: Plan) -> Tokenizer:
 def check_segments(tokenizer: Tokenizer, types: int, pair: bool) -> None:
     """ModelError if text B is in a segment that the model's table does not have."""
     second = tokenizer.form.second_type
+    if pair and not tokenizer.form.pairs:
+        what, do = "puts pairs into a form that is not BERT's", "encode single texts with it"
+        raise ModelError("TOKENIZER_UNSUPPORTED", "tokenizer.json", what, do)
     if types and pair and second >= types:
         what = f"its tokenizer puts text B into segment {second}, its model knows {types} segments"
         do = "use the tokenizer that the model was trained with"

@@ -32,7 +32,9 @@ class Input(Section):
     id: Name | None = Field(None, description="id column; null: <shard>#<row number>")
     keep: list[Name] = Field([], description="columns to carry into the parts")
     prompt: str | None = Field(
-        None, description="a prompt's name in the model's config, or a literal, put before text A"
+        "auto",
+        description="put before text A: a prompt's name in the model's config, or a literal; auto, "
+        'null: the document, passage or corpus prompt, else the default one; "": none',
     )
     on_null: Literal["reject", "fail"] = Field(
         "reject", description="a row without text A; reject: one bad row must not stop a night"

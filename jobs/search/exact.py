@@ -143,7 +143,10 @@ def _prompt(plan: Plan, prompt: str | None) -> str:
         return model.prompt(prompt)
     # A folder whose prompts are all empty only names them.
     has_own = QUERY_PROMPT in model.prompts and any(model.prompts.values())
-    return model.prompts[QUERY_PROMPT] if has_own else plan.model["prompt"]
+    if has_own:
+        return model.prompts[QUERY_PROMPT]
+    asked = plan.input.get("prompt") not in (None, "auto")
+    return plan.model["prompt"] if asked else model.default_prompt
 
 
 def _nearest(

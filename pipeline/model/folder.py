@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from embedmill.pipeline.model.architectures import FAMILIES, count_types, first_position, usual
+from embedmill.pipeline.model.claims import refuse_adapters, refuse_arguments
 from embedmill.pipeline.model.fetch import fetch_folder
 from embedmill.pipeline.model.sentence_folder import (
     NO_PROMPT,
@@ -55,6 +56,8 @@ NAMES = (
     "modules.json",
     "sentence_*_config.json",
     "config_sentence_transformers.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
 )
 FILES = (*NAMES, *(f"*_*/{name}" for name in NAMES))  # modules have folders: 1_Pooling, 2_Dense
 
@@ -80,10 +83,17 @@ class ModelFolder:
     dense_dim: int = 0
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str = ""
+    include_prompt: bool = True  # whether its pooling takes the prompt's tokens along
 
     def prompt(self, name: str) -> str:
         """The text of a prompt by its name; what is no name is a text itself."""
         return self.prompts.get(name, "" if name in NO_PROMPT else name)
+
+    @property
+    def document_prompt(self) -> str:
+        """What the folder puts before a text of a corpus: its document prompt, else its default."""
+        named = (self.prompts.get(name) for name in ("document", "passage", "corpus"))
+        return next(filter(None, named), self.default_prompt)
 
     @property
     def flops_per_token(self) -> float:
@@ -98,6 +108,8 @@ def open_model(name: str, revision: str | None = None) -> ModelFolder:
     root, commit = _locate(name, revision)
     modules = read_modules(root)
     home = modules.home
+    refuse_adapters(root, home)
+    refuse_arguments(home)
     config = _config(home / "config.json")
     parameters = sum(count_parameters(folder) for folder in (home, *modules.dense))
     own = own_length(home)
@@ -125,6 +137,7 @@ def open_model(name: str, revision: str | None = None) -> ModelFolder:
         dense_dim=modules.dense_dim,
         prompts=prompts,
         default_prompt=default_prompt,
+        include_prompt=modules.include_prompt,
     )
 
 

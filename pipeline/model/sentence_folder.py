@@ -45,6 +45,7 @@ class Modules:
     normalize: bool = False
     dense: tuple[Path, ...] = ()  # folders of dense layers, applied after pooling
     dense_dim: int = 0  # what the last of them gives
+    include_prompt: bool = True  # false: the pooling leaves a prompt's tokens out
 
 
 def read_modules(folder: Path) -> Modules:
@@ -56,6 +57,7 @@ def read_modules(folder: Path) -> Modules:
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise ModelError("CONFIG_INVALID", str(path), "is no list of modules")
     home, pooling, normalize, dense, dense_dim, last = folder, None, False, [], 0, -1
+    include = True
     for number, module in enumerate(listed):
         name, where = str(module.get("type", "")), _folder_of(module, path)
         kind = name.rpartition(".")[2] if name.startswith(OURS) else ""
@@ -70,6 +72,7 @@ def read_modules(folder: Path) -> Modules:
         last = place
         if kind == "Pooling":
             pooling = _pooling(where)
+            include = read_object(where / "config.json").get("include_prompt") is not False
         elif kind == "Dense":
             dense.append(where)
             dense_dim = _dense(where)
@@ -77,7 +80,7 @@ def read_modules(folder: Path) -> Modules:
             normalize = True
     if dense and pooling is None:
         raise ModelError("MODEL_UNSUPPORTED", str(path), "has dense layers, but no pooling")
-    return Modules(home, pooling, normalize, tuple(dense), dense_dim)
+    return Modules(home, pooling, normalize, tuple(dense), dense_dim, include)
 
 
 def read_prompts(folder: Path) -> tuple[dict[str, str], str]:
@@ -114,7 +117,8 @@ def _keys(value: Any) -> set[str]:
 
 def _folder_of(module: dict[str, Any], path: Path) -> Path:
     """Where a module's files are; ModelError for a place that the model's digest does not cover."""
-    name = str(module.get("path") or "").removesuffix("/")
+    name = str(module.get("path") or "").removesuffix("/").removeprefix("./")
+    name = "" if name == "." else name
     if "/" in name or (name and "_" not in name):
         what = f"has a module in {name!r}; they are in the folder itself or in one like 1_Pooling"
         raise ModelError("MODEL_UNSUPPORTED", str(path), what)
@@ -148,8 +152,6 @@ def _pooling(folder: Path) -> str | None:
     """The poolings of a sentence-transformers folder, joined by "+"; None: one we do not have."""
     config = read_object(folder / "config.json")
     modes = config.get("pooling_mode")
-    if config.get("include_prompt") is False:
-        return None  # we pool over the prompt's tokens as well
     if modes is None:
         flags = {mode: f"pooling_mode_{POOLING_FLAGS.get(mode, mode)}" for mode in POOLINGS}
         modes = [mode for mode, flag in flags.items() if config.get(flag)] or ["mean"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from embedmill.pipeline.identity import NUMERICS
+from embedmill.pipeline.model.claims import refuse_projection
 from embedmill.pipeline.model.folder import DENSE_MARK, ModelFolder
 from embedmill.pipeline.model.heads import activation_of, count_labels
 from embedmill.schemas.errors import ModelError, SpecError
@@ -88,6 +89,11 @@ def resolve_model(spec: Spec, model: ModelFolder) -> dict[str, Any]:
         what = f"model.max_tokens: {max_tokens} is above its {model.positions} positions"
         raise ModelError("MAX_TOKENS", model.name, what, "leave model.max_tokens at auto")
     prompt = spec.input.prompt
+    prompt = model.document_prompt if prompt in (None, "auto") else model.prompt(prompt)
+    if prompt and not model.include_prompt:
+        what = "its pooling leaves the prompt's tokens out (include_prompt: false)"
+        do = 'set input.prompt: "" to encode without a prompt, or choose another model'
+        raise ModelError("MODEL_UNSUPPORTED", str(model.root), what, do)
     return {
         "name": model.name,
         "revision": model.revision,
@@ -96,7 +102,7 @@ def resolve_model(spec: Spec, model: ModelFolder) -> dict[str, Any]:
         "max_tokens": max_tokens,
         "vocabulary": model.config["vocab_size"],
         "types": model.types,
-        "prompt": model.default_prompt if prompt is None else model.prompt(prompt),
+        "prompt": prompt,
     }
 
 
@@ -109,6 +115,8 @@ def _column(column: Column, model: ModelFolder) -> VectorColumn:
     if column.source in HEADS:
         return _head(column, model)
     pooling = column.pooling
+    if pooling == "tokens":
+        refuse_projection(model.folder, model.config)
     if pooling == "auto":
         if model.pooling is None:
             raise ModelError(

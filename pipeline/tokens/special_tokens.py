@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tokenizers
@@ -22,6 +22,7 @@ class Form:
     between: tuple[int, ...]  # [SEP] between A and B; it belongs to segment 0
     end: tuple[int, ...]  # [SEP] after B
     second_type: int  # segment id of B: 1, or 0 for models without segments
+    pairs: bool = True  # whether a pair is in BERT's form; asked for by a job of pairs alone
 
     def room(self, max_tokens: int, pair: bool) -> int:
         """Tokens left for texts."""
@@ -95,23 +96,26 @@ def check_as_text(tokenizer: tokenizers.Tokenizer, form: Form) -> None:
 def form_of(tokenizer: tokenizers.Tokenizer) -> Form:
     """Learns the form by asking: what stands around, between and behind two probes."""
     x, y = (tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
-    single, pair = tokenizer.encode("a"), tokenizer.encode("a", "b")
-    at_a = _find(single.ids, x, 0)
-    pair_a = _find(pair.ids, x, 0)
-    pair_b = _find(pair.ids, y, pair_a + len(x))
-    form = Form(
-        before=tuple(single.ids[:at_a]),
-        after=tuple(single.ids[at_a + len(x) :]),
-        between=tuple(pair.ids[pair_a + len(x) : pair_b]),
-        end=tuple(pair.ids[pair_b + len(y) :]),
-        second_type=pair.type_ids[pair_b],
-    )
-    expected = [0] * pair_b + [form.second_type] * (len(pair.ids) - pair_b)
-    if pair.ids[:pair_a] != list(form.before) or pair.type_ids != expected:
-        raise ModelError(
-            "TOKENIZER_UNSUPPORTED", "tokenizer.json", "puts texts into a form that is not BERT's"
-        )
-    return form
+    ids = tokenizer.encode("a").ids
+    at_a = _find(ids, x, 0)
+    single = Form(tuple(ids[:at_a]), tuple(ids[at_a + len(x) :]), (), (), 0, pairs=False)
+    return _with_pairs(single, tokenizer.encode("a", "b"), x, y)
+
+
+def _with_pairs(single: Form, pair: tokenizers.Encoding, x: list[int], y: list[int]) -> Form:
+    """The form of pairs, too, where it is BERT's; a job of single texts does not need it."""
+    try:
+        pair_a = _find(pair.ids, x, 0)
+        pair_b = _find(pair.ids, y, pair_a + len(x))
+    except ModelError:
+        return single
+    second_type = pair.type_ids[pair_b]
+    expected = [0] * pair_b + [second_type] * (len(pair.ids) - pair_b)
+    if pair.ids[:pair_a] != list(single.before) or pair.type_ids != expected:
+        return single
+    between = tuple(pair.ids[pair_a + len(x) : pair_b])
+    end = tuple(pair.ids[pair_b + len(y) :])
+    return replace(single, between=between, end=end, second_type=second_type, pairs=True)
 
 
 def unknown_id(tokenizer: tokenizers.Tokenizer) -> int:
@@ -132,3 +136,14 @@ def _find(ids: list[int], probe: list[int], start: int) -> int:
     raise ModelError(
         "TOKENIZER_UNSUPPORTED", "tokenizer.json", "does not keep a text's tokens together"
     )
+
+
+def largest_id(tokenizer: tokenizers.Tokenizer, form: Form, parse_specials: bool) -> int:
+    """The largest id that a text can give, or that stands around it.
+
+    A special token that texts can only spell as text is left out: Gemma has one beyond its table.
+    """
+    added = tokenizer.get_added_tokens_decoder()
+    hidden = {n for n, token in added.items() if token.special and not parse_specials}
+    ids = {n for n in tokenizer.get_vocab(with_added_tokens=True).values() if n not in hidden}
+    return max(ids | {*form.before, *form.after, *form.between, *form.end}, default=-1)

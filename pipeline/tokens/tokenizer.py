@@ -25,6 +25,7 @@ from embedmill.pipeline.tokens.special_tokens import (
     as_text,
     check_as_text,
     form_of,
+    largest_id,
     load_tokenizer_file,
     unknown_id,
 )
@@ -79,7 +80,7 @@ class Tokenizer:
         if not parse_specials:
             check_as_text(self._tokenizer, self.form)
         self.unknown_id = unknown_id(self._tokenizer)
-        self.largest_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self.largest_id = largest_id(self._tokenizer, self.form, parse_specials)
 
     def sequences(
         self, prompt: str, a: list[str], b: list[str] | None, long_text: str, stride: int
@@ -133,6 +134,14 @@ class Tokenizer:
         sequences = self._assemble(side, len_W, none, none.len_S, none.len_S > 0)
         sequences.cut_S[[refused[window.text] for window in found]] = REFUSED
         return replace(sequences, windows=windows_of(found))
+
+    def ends(self) -> tuple[list[str], list[str]]:
+        """The special tokens before and behind a text, as words."""
+        before, after = (
+            [self._tokenizer.id_to_token(one) for one in ids]
+            for ids in (self.form.before, self.form.after)
+        )
+        return before, after
 
     def special_in(self, text: str) -> str | None:
         """A special token that the text spells and that is read as text."""

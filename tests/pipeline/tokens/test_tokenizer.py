@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedmill.pipeline.batches import Pack, Sequences
+from embedmill.pipeline.load import check_segments
 from embedmill.pipeline.tokens.tokenizer import Tokenizer
 from embedmill.schemas.errors import ModelError
 
@@ -241,12 +242,15 @@ def test_a_missing_or_broken_tokenizer_is_a_model_error_with_its_path(tmp_path, 
     assert str(tmp_path / "tokenizer.json") == caught.value.where
 
 
-def test_a_tokenizer_that_puts_texts_into_another_form_is_refused(tmp_path):
+def test_a_tokenizer_that_puts_pairs_into_another_form_is_refused_for_pairs_alone(tmp_path):
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "[S]": 2}, "a"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single="[S] $A", pair="$B [S]:1 $A", special_tokens=[("[S]", 2)]
     )
     tokenizer.save(str(tmp_path / "tokenizer.json"))
+    form = ours(tmp_path).form
+    assert ((2,), (), False) == (form.before, form.after, form.pairs)
     with pytest.raises(ModelError, match="TOKENIZER_UNSUPPORTED"):
-        ours(tmp_path)
+        check_segments(ours(tmp_path), 2, True)
+    check_segments(ours(tmp_path), 2, False)
