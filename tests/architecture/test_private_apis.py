@@ -18,7 +18,7 @@ MADE = {"ray.data.Dataset._logical_plan", "multiprocessing.process.BaseProcess._
         "transformers.PretrainedConfig._attn_implementation"}  # fmt: skip
 USE = re.compile(
     r"\b(_internal_kv_\w+|_logical_plan|ray\._private|_do_request|_inheriting|_linear_pointwise"
-    r"|_reorder_linear_weight|_flash_attention_forward)\b|(?<=\\.)_attn_implementation\b"
+    r"|_reorder_linear_weight|_flash_attention_forward)\b|(?<=\.)_attn_implementation\b"
 )
 
 
