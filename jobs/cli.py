@@ -252,15 +252,6 @@ def gc(output: str, keep: int, as_json: bool) -> None:
     _print({"removed": removed}, f"{len(removed)} objects removed", as_json)
 
 
-@cli.command("start-rayjob", hidden=True)
-@click.argument("manifest", metavar="FILE")
-def start_rayjob(manifest: str) -> None:
-    """Start a RayJob from inside a pod and wait for its end; what a scheduled CronJob runs."""
-    from embedmill.jobs.cluster import rayjob
-
-    sys.exit(rayjob.main(manifest))
-
-
 def main() -> None:
     """The entry point: one line and an exit code for whatever goes wrong."""
     with listened():

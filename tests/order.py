@@ -50,6 +50,7 @@ def _name(path: Path) -> str:
 class Order:
     """The plugin; registered by conftest.py."""
 
+    @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Sorts the tests, and names the group of each for pytest-xdist."""
         items.sort(key=lambda item: rank(item.path))  # stable: within a file nothing moves

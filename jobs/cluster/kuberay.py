@@ -99,7 +99,7 @@ def _cron_job(name: str, cron: str, image: str) -> dict[str, Any]:
     container = {
         "name": "start",
         "image": image,
-        "command": ["embedmill", "start-rayjob", f"{MOUNT}/rayjob.json"],
+        "command": ["python", "-m", "embedmill.jobs.cluster.rayjob", f"{MOUNT}/rayjob.json"],
         "resources": _resources("100m", "256Mi"),
         "volumeMounts": [{"name": "job", "mountPath": MOUNT}],
     }

@@ -1,6 +1,6 @@
 """Starts a RayJob from inside a pod and waits for its end: what a scheduled CronJob runs.
 
-    embedmill start-rayjob rayjob.json
+    python -m embedmill.jobs.cluster.rayjob rayjob.json
 
 Only Python's own library: Kubernetes' API is two requests, and its client would be one more thing
 to install.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -67,3 +68,7 @@ def _ask(account: Path, url: str, data: bytes | None = None) -> dict[str, Any]:
         raise OSError(
             f"{url}: {error.code} {error.read().decode(errors='replace')[:300]}"
         ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

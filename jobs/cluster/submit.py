@@ -198,19 +198,39 @@ async def _follow(
 
 async def _ended(client: JobSubmissionClient, run_id: str, lines: _Lines) -> JobDetails:
     """Shows what the job says until it has ended, and what it waits for before it starts."""
-    tail, waiting = asyncio.ensure_future(_tail(client, run_id, lines)), Waiting(client, run_id)
+    ours, failed = asyncio.current_task(), list[TryAgain]()
+    watch = asyncio.ensure_future(_watch(client, run_id, ours, failed))
     try:
-        while not tail.done():
-            await asyncio.wait({tail}, timeout=2)
-            if not tail.done() and waiting.due():
-                info = client.get_job_info(run_id)
-                waiting.look(str(info.status), info.message or "")
-        await tail
+        await _tail(client, run_id, lines)
+    except asyncio.CancelledError:
+        if failed:
+            ours.uncancel()
+            raise failed[0] from None
+        raise
     finally:
-        tail.cancel()
+        watch.cancel()
     while (info := client.get_job_info(run_id)).status not in ENDED:
         await asyncio.sleep(1)
     return info
+
+
+async def _watch(
+    client: JobSubmissionClient, run_id: str, follower: asyncio.Task, failed: list[TryAgain]
+) -> None:
+    """Says what a pending job waits for; ends the follower with `failed` if it can never start."""
+    waiting = Waiting(client, run_id)
+    while True:
+        await asyncio.sleep(2)
+        if waiting.due():
+            try:
+                info = client.get_job_info(run_id)
+                waiting.look(str(info.status), info.message or "")
+            except TryAgain as error:
+                failed.append(error)
+                follower.cancel()
+                return
+            except (OSError, RuntimeError):  # the follower finds out by itself
+                continue
 
 
 class _Lines:

@@ -61,7 +61,7 @@ def split(uri: str) -> tuple[str, str]:
     bucket, _, path = rest.partition("/")
     if not bucket:
         raise StorageError("STORE_NAME", uri, "names no bucket", f"write {scheme}://BUCKET/PATH")
-    if path.startswith("/") or "//" in path:
+    if path.startswith("/") or "//" in path.rstrip("/"):
         what = "has an empty folder name (//), which is not read as another place"
         raise StorageError("STORE_NAME", uri, what, "write it with single slashes, or move it")
     return f"{scheme}://{bucket}", path.strip("/")

@@ -28,7 +28,7 @@ make_canary(open_store(plan.output), plan)
 actor = cluster._Encode(pickle.dumps(Job(plan, "stop", versions(ray.__version__))))
 batch = pa.table([[pickle.dumps(prepared)]], schema=cluster.CELL)
 print("encoded", actor(batch).num_rows, flush=True)
-actor.encoder.ends.token[:, 3] *= 1 + 1e-6  # last bits of a weight, as a failing memory does
+actor.encoder.encoder.ends.token[:, 3] *= 1 + 1e-6  # last bits, as a failing memory does
 for _ in range(8):  # a few of the fixed texts after each unit
     actor(batch)
 print("never here", flush=True)

@@ -82,7 +82,7 @@ def run(api: Api, account: Path) -> subprocess.CompletedProcess:
         "EMBEDMILL_SERVICE_ACCOUNT": str(account),
         "EMBEDMILL_POLL_SECONDS": "0.01",
     }
-    command = [sys.executable, "-m", "embedmill", "start-rayjob", str(account / "rayjob.json")]
+    command = [sys.executable, "-m", "embedmill.jobs.cluster.rayjob", str(account / "rayjob.json")]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -48,7 +48,7 @@ def main(after: int, spec: str) -> None:
         name = "qdrant.edge" if sink.sink == "qdrant" and sink.path else f"{sink.sink}.{sink.sink}"
         module = importlib.import_module(f"embedmill.pipeline.index.{name}")
         module.FLUSHED = 1
-        if name == "lance":
+        if sink.sink == "lance":
             module.FRAGMENT_ROWS, portions = ROWS, records.portions
             module.portions = lambda come, rows: die(portions(come, rows))
         else:

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -174,8 +175,11 @@ def rclone(folder: Path) -> Iterator[Place]:
     def command(port: int) -> list[object]:
         return [*serve, "--addr", f"127.0.0.1:{port}", folder]
 
-    def answers(port: int) -> None:
-        socket.create_connection(("127.0.0.1", port), TRY_SECONDS).close()
+    def answers(port: int) -> None:  # it refuses a stranger; another's port says nothing
+        try:
+            fetch("GET", f"http://127.0.0.1:{port}/", None)
+        except urllib.error.HTTPError:
+            return
 
     with Server(command, answers, folder / "log").running() as (port,):
         yield s3_place(port)
