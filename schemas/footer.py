@@ -16,7 +16,7 @@ FOOTER_KEY = b"embedmill"
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What a part holds, and what its vectors were made with."""
+    """The contents of a part, and the provenance of its vectors."""
 
     fingerprint: str
     unit_key: str

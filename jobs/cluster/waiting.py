@@ -1,4 +1,4 @@
-"""What a submitted job waits for, in the cluster's own words, until its driver starts.
+"""Reports what a submitted job waits for, in the cluster's own words, until its driver starts.
 
 Ray tells of a pending job only that it may wait for resources or for its environment. The cluster's
 state says which: CPUs that nobody has, or a worker process that ends as soon as it is started.
@@ -31,7 +31,7 @@ class Waiting:
         self._next = clock() + FIRST_SECONDS
 
     def due(self) -> bool:
-        """Whether it is time to look again."""
+        """True once it is time to look again."""
         return self._clock() >= self._next
 
     def look(self, status: str, message: str) -> None:
@@ -57,7 +57,7 @@ class Waiting:
         return ""
 
     def _resources(self) -> str:
-        """What the cluster has of CPUs, and how many of them are taken."""
+        """Lists the cluster's CPUs and GPUs, how many are in use, and what is asked for."""
         status = self._json("/api/cluster_status")
         report = (status.get("data") or {}).get("clusterStatus") or {}
         usage = (report.get("loadMetricsReport") or {}).get("usage") or {}

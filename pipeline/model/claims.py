@@ -1,4 +1,4 @@
-"""What a model's folder claims and we do not do: refused by name, with its file, never passed over.
+"""Refuses what a model's folder claims and we do not do: by name, with its file.
 
 The reference reads the same files, so that a fault shared with it would be seen by no comparison.
 """

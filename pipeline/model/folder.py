@@ -91,7 +91,7 @@ class ModelFolder:
 
     @property
     def document_prompt(self) -> str:
-        """What the folder puts before a text of a corpus: its document prompt, else its default."""
+        """The prompt for a text of a corpus: the folder's document prompt, else its default one."""
         named = (self.prompts.get(name) for name in ("document", "passage", "corpus"))
         return next(filter(None, named), self.default_prompt)
 

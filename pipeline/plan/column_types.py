@@ -37,7 +37,7 @@ def plain(kind: pa.DataType) -> pa.DataType:
 
 
 def has_view(kind: pa.DataType) -> bool:
-    """Whether a view is in the type: Arrow cannot take rows of such columns."""
+    """True if a view is in the type: Arrow cannot take rows of such columns."""
     views = ("is_string_view", "is_binary_view", "is_list_view", "is_large_list_view")
     if any(getattr(pa.types, test)(kind) for test in views):
         return True

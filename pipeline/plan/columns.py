@@ -130,7 +130,7 @@ def _field(item: Found, name: str) -> pa.Field:
 
 
 def _id_type(field: pa.Field) -> pa.DataType:
-    """How an id is stored: integers as int64, what has one form as text as string."""
+    """The type that an id is stored in: int64 for integers, string for all that has one text form."""
     kind = plain(field.type)
     if extension_of(field) in TEXT_TYPES | ID_TYPES:
         return STRING

@@ -168,7 +168,7 @@ def _expand(pattern: str, others: LeftOut) -> list[tuple[str, str]]:
 
 
 def _only(others: LeftOut, before: int, what: str) -> str:
-    """What is said of an input without a file to read: also what else lies there."""
+    """The words on an input without a file to read; they name what else lies there."""
     count = others.counts.total() - before
     if not count:
         return what

@@ -59,7 +59,7 @@ def _refuse_keys(pattern: str, bucket: str, keys: Iterable[str]) -> None:
 
 
 def table_error(pattern: str, folder: str, kind: str) -> InputError:
-    """What to say of a table that is named as plain files."""
+    """The error for a table that is named as plain files."""
     where = "" if folder == pattern.rstrip("/") else f" (input.path names {pattern})"
     return InputError(
         "TABLE_FOLDER",

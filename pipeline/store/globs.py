@@ -1,4 +1,4 @@
-"""Which files of a folder, or objects of a bucket, a glob names: by the same rules.
+"""Lists the files of a folder, or the objects of a bucket, that a glob names: by the same rules.
 
 Nothing that lies there is passed over in silence: what is not read is counted with its reason.
 """
@@ -25,7 +25,7 @@ NAMED = 100  # entries that are named; all are counted
 
 @dataclass(slots=True)
 class LeftOut:
-    """What lies under an input and is not read."""
+    """Entries under an input that are not read, with their reasons."""
 
     # hidden | linked | suffix | no file -> how many
     counts: Counter[str] = field(default_factory=Counter)
@@ -142,7 +142,7 @@ def _is_object(uri: str) -> bool:
 
 
 def hidden(name: str, *, folder: bool = False) -> bool:
-    """Whether a name is hidden; a folder of a partition, `_day=1`, is not."""
+    """True for a hidden name; a folder of a partition, `_day=1`, is not hidden."""
     return name.startswith(("_", ".")) and not (folder and "=" in name)
 
 

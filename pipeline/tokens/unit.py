@@ -31,5 +31,5 @@ def tokenize(
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether an error is a panic of the tokenizer's Rust code, which is no Exception."""
+    """True for a panic of the tokenizer's Rust code, which is no Exception."""
     return type(error).__name__ == "PanicException"

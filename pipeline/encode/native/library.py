@@ -90,7 +90,7 @@ def _load(options: list[str], kept: Path) -> ctypes.CDLL:
 
 
 def _ours(folder: Path) -> bool:
-    """Whether nobody but this user can write into a folder: what lies there is code that we run."""
+    """True if nobody but this user can write into a folder: the code in it is run."""
     entry = folder.lstat()
     return stat.S_ISDIR(entry.st_mode) and entry.st_uid == os.getuid() and not entry.st_mode & 0o022
 
