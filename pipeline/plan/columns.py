@@ -130,7 +130,7 @@ def _field(item: Found, name: str) -> pa.Field:
 
 
 def _id_type(field: pa.Field) -> pa.DataType:
-    """The type that an id is stored in: int64 for integers, string for all that has one text form."""
+    """The type that an id is stored in: int64 for integers, else string."""
     kind = plain(field.type)
     if extension_of(field) in TEXT_TYPES | ID_TYPES:
         return STRING
