@@ -174,7 +174,8 @@ def end_processes_of(folder: Path) -> None:
     ours = []
     for process in psutil.process_iter():
         try:
-            if str(folder) in " ".join(process.cmdline()):
+            home = process.environ().get("HOME", "")  # of Ray's client server, nothing else tells
+            if f"{folder}/" in f"{' '.join(process.cmdline())} {home}/":
                 ours += [process, *process.children(recursive=True)]
         except psutil.Error:
             continue
